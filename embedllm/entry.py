@@ -1,0 +1,129 @@
+"""Entry points: compose the configuration, call the task, turn user errors into messages.
+
+Hydra lives here and nowhere else in the package, so everything below works from plain typed
+objects.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from embedllm.config import EvaluateConfig, TrainConfig
+from embedllm.errors import ConfigError, EmbedllmError
+
+CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
+_SCHEMAS: dict[str, type[Any]] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+
+
+def register() -> None:
+    """Registers the schemas and resolvers that the files in `conf/` refer to. Idempotent."""
+    for name, schema in _SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
+    OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
+
+
+def run(config_name: str, task: Callable[[Any, list[str]], None]) -> None:
+    """Composes `conf/<config_name>.yaml` with the command line and calls the task.
+
+    Args:
+        config_name: `train` or `evaluate`.
+        task: Gets the typed config and the list of command-line overrides.
+
+    Leaves the process with exit code 2 and one message on stderr for an error that the user
+    can mend, 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
+    """
+    register()
+    # Hydra would print its own shortened traceback and exit; the messages are made here.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    # Three more attempts against an unreachable hub help nobody; one answer in time does.
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
+
+    is_composed = False
+
+    def job(config: DictConfig) -> None:
+        nonlocal is_composed
+        is_composed = True
+        task(to_typed(config), list(HydraConfig.get().overrides.task))
+
+    main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
+    try:
+        main()
+    except EmbedllmError as error:
+        _leave(str(error), error.exit_code)
+    except (HydraException, OmegaConfBaseException) as error:
+        _leave(explain(error, _SCHEMAS[config_name]), ConfigError.exit_code)
+    except ValueError as error:
+        # Hydra refuses some malformed overrides (a group set to a number) with a bare ValueError.
+        if is_composed:
+            raise
+        _leave(f"the command line is malformed: {error}", ConfigError.exit_code)
+    except KeyboardInterrupt:
+        _leave("interrupted; the same command with the same run_name goes on from here", 130)
+
+
+def to_typed(config: DictConfig) -> Any:
+    """Returns the dataclass behind a composed config, with values checked.
+
+    Raises:
+        ConfigError: A mandatory value is missing or a value is out of range.
+    """
+    try:
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        schema = OmegaConf.get_type(config)
+        raise ConfigError(explain(error, schema if isinstance(schema, type) else dict)) from error
+
+
+def explain(error: Exception, schema: type[Any]) -> str:
+    """Returns a message that names the key and lists what is allowed there.
+
+    Args:
+        error: What Hydra or OmegaConf raised while composing.
+        schema: The root dataclass.
+    """
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    text = str(error).split("\nConfig search path:")[0].strip()
+    if not isinstance(cause, OmegaConfBaseException):
+        return text
+    reason = str(cause.msg or cause).splitlines()[0] if cause.msg else str(cause)
+    key = str(cause.full_key or cause.key or "")
+    owner = cause.object_type if is_dataclass(cause.object_type) else None
+    if owner is None and key and "." not in key:
+        owner = schema
+    if "not in" not in reason or owner is None:
+        return f"{text.splitlines()[0]}\n{key or 'config'}: {reason}"
+    allowed = [f.name for f in fields(owner)]
+    near = difflib.get_close_matches(key.rpartition(".")[2], allowed, n=1)
+    place = key.rpartition(".")[0] or "the top level"
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"unknown key {key!r}{hint}\nallowed at {place}: {', '.join(allowed)}"
+
+
+def _data_dir(relative: str = "") -> str | None:
+    """Resolver `${data_dir:...}`: a path under EMBEDLLM_DATA_DIR, null when that is unset."""
+    root = os.environ.get("EMBEDLLM_DATA_DIR")
+    return str(Path(root) / relative) if root else None
+
+
+def _cache_dir() -> str:
+    """Resolver `${cache_dir:}`: EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
+    return os.environ.get("EMBEDLLM_CACHE_DIR") or str(Path.home() / ".cache" / "embedllm")
+
+
+def _leave(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)

@@ -1,0 +1,34 @@
+"""Errors that a user can cause and mend.
+
+Each message says what was found, what is allowed and which config key changes it. The entry
+points print the message alone and leave with `exit_code`; every other exception is a bug and
+keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class EmbedllmError(ValueError):
+    """Base of all errors that are shown to the user without a traceback."""
+
+    exit_code: int = 2
+
+
+class ConfigError(EmbedllmError):
+    """The configuration has an unknown key, a wrong type or an impossible combination."""
+
+
+class DataError(EmbedllmError):
+    """A training or evaluation file is missing, malformed, truncated or not the expected one."""
+
+
+class ModelError(EmbedllmError):
+    """A model or tokenizer cannot be found, reached or used as a causal language model."""
+
+
+class AdapterError(EmbedllmError):
+    """An adapter folder is damaged, belongs to another base model or did not load as saved."""
+
+
+class CheckpointError(EmbedllmError):
+    """A run folder cannot be resumed: damaged, in use, or made with another configuration."""

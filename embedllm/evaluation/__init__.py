@@ -1,0 +1,1 @@
+"""Evaluation: from an encoder and the files of a task to scores and tables."""

@@ -1,0 +1,89 @@
+"""What `evaluate.py` does: load, score, print the table, write the record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from embedllm.config import EvaluateConfig, ModelConfig
+from embedllm.errors import ConfigError
+from embedllm.log import get_logger, quiet_libraries
+
+_log = get_logger(__name__)
+
+
+def run_evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
+    """Scores a model, with or without an adapter, and writes `results.json`.
+
+    Args:
+        config: The checked configuration.
+        overrides: The command line; tells a chosen model or prompt from a default one.
+
+    Raises:
+        EmbedllmError: Whatever a user can mend, before any weight is loaded where possible.
+    """
+    quiet_libraries()
+    from rich.console import Console
+
+    from embedllm.evaluation.report import format_scores
+    from embedllm.evaluation.run import build_record, load_configured_tasks, score
+    from embedllm.files import write_json
+    from embedllm.models.adapter_folder import read_description
+    from embedllm.models.backbone import resolve_device
+    from embedllm.models.loading import load_adapted_encoder, load_encoder
+
+    tasks = load_configured_tasks(config.evaluation, config.evaluation.tasks)
+    cache_dir = Path(config.paths.cache_dir)
+    device = resolve_device()
+    tokens = config.evaluation.tokens_per_batch
+    model, prompt = config.model, config.prompt
+    if config.adapter is None:
+        encoder = load_encoder(model, prompt, cache_dir, device=device, tokens_per_batch=tokens)
+    else:
+        folder = Path(config.adapter)
+        description = read_description(folder)
+        _refuse_other_prompt(overrides)
+        model, prompt = _base_model(config, description.model, overrides), description.prompt
+        encoder = load_adapted_encoder(
+            folder, cache_dir, device=device, model=model, tokens_per_batch=tokens
+        )
+    _log.info("prompt in use: %s", encoder.describe())
+    result, seconds = score(encoder, tasks, config.evaluation, label="encoding")
+    record = build_record(
+        result,
+        tasks,
+        config.evaluation,
+        seconds=seconds,
+        seed=config.seed,
+        adapter=config.adapter,
+        model=asdict(model),
+        prompt=asdict(prompt),
+        dtype=str(next(encoder.embedder.parameters()).dtype).removeprefix("torch."),
+    )
+    path = Path(config.paths.output_dir) / config.run_name / "results.json"
+    write_json(path, record)
+    console = Console()
+    console.print(format_scores({Path(config.adapter or model.name).name: result}))
+    console.print(f"results: {path}", soft_wrap=True)
+
+
+def _base_model(config: EvaluateConfig, saved: ModelConfig, overrides: list[str]) -> ModelConfig:
+    """Returns the saved base model with what the command line says about `model` on top."""
+    if any(o.startswith("model=") for o in overrides):
+        return config.model
+    values = asdict(saved)
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key.startswith("model."):
+            name = key.split(".")[1]
+            values[name] = getattr(config.model, name)
+    return ModelConfig(**values)
+
+
+def _refuse_other_prompt(overrides: list[str]) -> None:
+    given = [o for o in overrides if o.lstrip("+~").startswith(("prompt=", "prompt."))]
+    if given:
+        raise ConfigError(
+            f"adapter=... brings the prompt it was trained with, so {given[0]} has no place; "
+            "leave it out, or leave out adapter=... to score the base model with that prompt"
+        )

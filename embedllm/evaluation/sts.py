@@ -1,0 +1,180 @@
+"""Scores an encoder on semantic textual similarity: cosine of embeddings against gold scores.
+
+1. Every distinct sentence of all tasks is encoded once, in a single call of the encoder.
+2. The similarity of a pair is the cosine of its two embeddings; nothing is trained.
+3. A task's score is 100 x Spearman, by one of two protocols:
+   `paper` takes one Spearman over the concatenation of all subsets (the "all" setting of SimCSE,
+   Gao et al. 2021, appendix B, which PromptEOL, arXiv 2307.16645, follows); `mean` takes the
+   unweighted mean of the subsets' Spearmans. They are not comparable with one another.
+4. Task scores are rounded to two decimals and the average is the mean of the rounded scores,
+   rounded again, as the reference evaluation script prints it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedllm.errors import ConfigError
+from embedllm.evaluation.metrics import cosine_similarity_pairs, spearman
+from embedllm.evaluation.tasks import PairSubset, PairTask
+
+ScoreProtocol = Literal["paper", "mean"]
+
+
+class Encoder(Protocol):
+    """What evaluation needs of a model."""
+
+    def encode(self, sentences: Sequence[str]) -> NDArray[np.float32]:
+        """Returns one embedding per sentence, in order, float32 [N, D]."""
+        ...
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """The score of one task.
+
+    Attributes:
+        name: task name.
+        score: 100 x Spearman by `protocol`, -100..100, rounded to two decimals.
+        num_pairs: pairs scored, over all subsets.
+        subsets: 100 x Spearman of every subset alone, not rounded.
+        protocol: how `score` was made from the subsets.
+    """
+
+    name: str
+    score: float
+    num_pairs: int
+    subsets: dict[str, float]
+    protocol: ScoreProtocol
+
+
+@dataclass(frozen=True)
+class STSResult:
+    """Scores of one encoder on a list of tasks.
+
+    Attributes:
+        tasks: one score per task, in the order of evaluation.
+        average: mean of the rounded task scores, rounded to two decimals.
+        num_sentences: sentences of all pairs, two per pair.
+        num_distinct: distinct sentences among them, which is what was encoded.
+    """
+
+    tasks: tuple[TaskScore, ...]
+    average: float
+    num_sentences: int
+    num_distinct: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the result as JSON types; tasks are keyed by name, in order."""
+        return {
+            "tasks": {
+                task.name: {
+                    "score": task.score,
+                    "num_pairs": task.num_pairs,
+                    "protocol": task.protocol,
+                    "subsets": dict(task.subsets),
+                }
+                for task in self.tasks
+            },
+            "average": self.average,
+            "num_sentences": self.num_sentences,
+            "num_distinct": self.num_distinct,
+        }
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> STSResult:
+        """Returns the result in a record made with `to_dict`; further keys are ignored."""
+        tasks = tuple(TaskScore(name=name, **task) for name, task in record["tasks"].items())
+        return cls(tasks, record["average"], record["num_sentences"], record["num_distinct"])
+
+
+def evaluate_sts(
+    encoder: Encoder,
+    tasks: Sequence[PairTask],
+    *,
+    protocol: ScoreProtocol = "paper",
+) -> STSResult:
+    """Returns the scores of `encoder` on `tasks`.
+
+    Calls the encoder once and communicates nothing itself. On many processes every rank calls it
+    with the same tasks and an encoder that returns all embeddings on every rank.
+
+    Args:
+        encoder: turns sentences into embeddings.
+        tasks: loaded tasks with different names.
+        protocol: how a task with several subsets is scored, see the module docstring.
+
+    Raises:
+        ConfigError: there are no tasks, or two have one name.
+        ValueError: the encoder does not return one row per sentence.
+    """
+    names = [task.name for task in tasks]
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(
+            f"evaluation.tasks is {names}, expected at least one task and none twice."
+        )
+    sentences = [
+        sentence
+        for task in tasks
+        for subset in task.subsets.values()
+        for column in (subset.sentence1, subset.sentence2)
+        for sentence in column
+    ]
+    # A dict keeps first occurrence order, so the encoder sees the same list in every run and rank.
+    row_of = {sentence: row for row, sentence in enumerate(dict.fromkeys(sentences))}
+    embeddings = np.asarray(encoder.encode(list(row_of)))
+    if embeddings.ndim != 2 or len(embeddings) != len(row_of):
+        raise ValueError(
+            f"The encoder returned shape {embeddings.shape} for {len(row_of)} sentences, "
+            f"expected [{len(row_of)}, D]."
+        )
+    scores = tuple(_score_task(task, embeddings, row_of, protocol=protocol) for task in tasks)
+    return STSResult(
+        tasks=scores,
+        average=round(math.fsum(score.score for score in scores) / len(scores), 2),
+        num_sentences=len(sentences),
+        num_distinct=len(row_of),
+    )
+
+
+def _score_task(
+    task: PairTask,
+    embeddings: NDArray[Any],
+    row_of: dict[str, int],
+    *,
+    protocol: ScoreProtocol,
+) -> TaskScore:
+    similarities = {
+        name: _compute_similarities(subset, embeddings, row_of)
+        for name, subset in task.subsets.items()
+    }
+    subsets = {
+        name: 100.0 * spearman(similarities[name], subset.scores)
+        for name, subset in task.subsets.items()
+    }
+    if protocol == "paper":
+        gold = [score for subset in task.subsets.values() for score in subset.scores]
+        score = 100.0 * spearman(np.concatenate(list(similarities.values())), gold)
+    else:
+        score = math.fsum(subsets.values()) / len(subsets)
+    return TaskScore(
+        name=task.name,
+        score=round(score, 2),
+        num_pairs=task.num_pairs,
+        subsets=subsets,
+        protocol=protocol,
+    )
+
+
+def _compute_similarities(
+    subset: PairSubset, embeddings: NDArray[Any], row_of: dict[str, int]
+) -> NDArray[np.float64]:
+    left = [row_of[sentence] for sentence in subset.sentence1]
+    right = [row_of[sentence] for sentence in subset.sentence2]
+    return cosine_similarity_pairs(embeddings[left], embeddings[right])

@@ -1,0 +1,43 @@
+"""Logging: one logger per module under `embedllm`, rank in the record, rank 0 by default."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+
+
+class _RankFilter(logging.Filter):
+    """Adds the rank to records; below warning level only rank 0 passes."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) or 0)
+        record.rank = rank
+        return rank == 0 or record.levelno >= logging.WARNING
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Returns the logger `name` (pass `__name__`), filtered by rank."""
+    logger = logging.getLogger(name)
+    if not any(isinstance(f, _RankFilter) for f in logger.filters):
+        logger.addFilter(_RankFilter())
+    return logger
+
+
+def quiet_libraries() -> None:
+    """Turns off library chatter that names nothing a user can act on."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # Our loader tokenizes in this process on purpose; it is never the bottleneck.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
+    warnings.filterwarnings("ignore", ".*will save all targets and predictions in the buffer.*")
+    warnings.filterwarnings("ignore", ".*`is_gradient_checkpointing` is deprecated.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists and is not empty.*")

@@ -1,0 +1,1 @@
+"""Embeddings to a scalar: one loss per file, no model, no trainer."""

@@ -1,0 +1,1 @@
+"""Token ids to embeddings: backbone, adapters, pooling, encoder."""

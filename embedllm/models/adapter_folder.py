@@ -1,0 +1,234 @@
+"""The adapter folder: weights, and everything needed to use them the way they were trained.
+
+    adapter_config.json          peft's own file (absent for full fine-tuning)
+    adapter_model.safetensors    peft's own file (full: config.json, model*.safetensors)
+    embedllm.json                base model, prompt, pooling, checksums, where it came from
+    probe.safetensors            vectors of two sentences, compared on every load
+
+An adapter that silently does not load gives plausible vectors of the untrained model; the probe
+makes that impossible. All tensors are safetensors; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import nn
+
+from embedllm.config import AdapterConfig, DemonstrationConfig, ModelConfig, PromptConfig
+from embedllm.errors import AdapterError
+from embedllm.files import new_folder, sha256_of
+from embedllm.models.adapters import (
+    load_adapter_state,
+    peft_adapter_from_folder,
+)
+from embedllm.models.encoder import SentenceEncoder
+from embedllm.versions import library_versions
+
+FORMAT_VERSION = 1
+_DESCRIPTION = "embedllm.json"
+_PROBE = "probe.safetensors"
+_WEIGHTS = "adapter_model.safetensors"
+PROBE_SENTENCES = (
+    "A man is riding a horse along the beach.",
+    'The committee said: "no decision has been made", didn\'t it?',
+)
+"""Two unlike sentences; the second has quotes and a question mark, so clean-up shows too."""
+
+PROBE_TOLERANCE_SAME_DTYPE = 1e-3
+"""Largest relative distance of a probe vector when the weights have the type they had in
+training. Other kernels and library versions stay far below; another adapter does not."""
+PROBE_TOLERANCE_OTHER_DTYPE = 0.1
+"""The same when weights are loaded in another type, for example bfloat16 (8 bits of mantissa)."""
+
+
+@dataclass(frozen=True)
+class AdapterDescription:
+    """Content of `embedllm.json`.
+
+    Attributes:
+        model: The base model as configured in training, pooling and layer included.
+        prompt: The prompt as configured in training.
+        method: peft method in lower case, or `full`.
+        dtype: Type of the base weights when the probe was made.
+        training: Free facts for readers: step, score, data, seed.
+        checksums: SHA-256 of every other file in the folder.
+        versions: Libraries that wrote it.
+        format_version: Version of this layout.
+    """
+
+    model: ModelConfig
+    prompt: PromptConfig
+    method: str
+    dtype: str
+    training: dict[str, Any] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+def save_adapter(
+    folder: Path,
+    encoder: SentenceEncoder,
+    *,
+    model: ModelConfig,
+    prompt: PromptConfig,
+    adapter: AdapterConfig,
+    training: Mapping[str, Any],
+) -> None:
+    """Writes an adapter folder; it appears only when it is complete.
+
+    Args:
+        folder: Target, replaced when it exists.
+        encoder: The trained encoder; its vectors become the probe.
+        model: Config of the base model.
+        prompt: Config of the prompt.
+        adapter: Config of the adapter.
+        training: Facts for readers.
+    """
+    from safetensors.numpy import save_file
+
+    trunk = cast(Any, encoder.embedder.trunk)
+    with new_folder(folder) as work:
+        trunk.save_pretrained(work)
+        if adapter.method == "full":
+            encoder.tokenizer.save_pretrained(work)
+            if model.layer != -1:
+                # The saved model ends at the pooled layer, so a count from its end is wrong.
+                model = replace(model, layer=trunk.config.num_hidden_layers)
+        # peft adds a model card that is empty but for its own headings.
+        (work / "README.md").unlink(missing_ok=True)
+        save_file({"vectors": encoder.encode(PROBE_SENTENCES)}, work / _PROBE)
+        description = AdapterDescription(
+            model=model,
+            prompt=prompt,
+            method=adapter.method,
+            dtype=_dtype_name(trunk),
+            training=dict(training),
+            checksums={p.name: sha256_of(p) for p in sorted(work.iterdir())},
+            versions=library_versions(),
+        )
+        text = json.dumps(asdict(description), indent=2, ensure_ascii=False)
+        (work / _DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
+
+
+def read_description(folder: Path) -> AdapterDescription:
+    """Returns the description of an adapter folder after checking every file's checksum.
+
+    Needs no model, so damage is found before any weight of the base is loaded.
+
+    Raises:
+        AdapterError: Not an adapter folder, a newer format, or a missing or changed file.
+    """
+    path = folder / _DESCRIPTION
+    if not path.is_file():
+        raise AdapterError(
+            f"adapter={folder} is no adapter folder: it has no {_DESCRIPTION} (train.py prints "
+            "the path of the one it wrote)"
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        version = values["format_version"]
+        if version != FORMAT_VERSION:
+            raise AdapterError(
+                f"{path} has format {version}, this version reads {FORMAT_VERSION}; update embedllm"
+            )
+        values["model"] = ModelConfig(**values["model"])
+        demonstrations = [DemonstrationConfig(**d) for d in values["prompt"]["demonstrations"]]
+        values["prompt"] = PromptConfig(**values["prompt"] | {"demonstrations": demonstrations})
+        known = {f.name for f in fields(AdapterDescription)}
+        description = AdapterDescription(**{k: v for k, v in values.items() if k in known})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(error, AdapterError):
+            raise
+        raise AdapterError(f"{path} is damaged: {error}") from error
+    _verify_checksums(folder, description.checksums)
+    return description
+
+
+def _verify_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
+    if _PROBE not in checksums:
+        raise AdapterError(f"{folder / _DESCRIPTION} is damaged: it lists no checksum of {_PROBE}")
+    for name, expected in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            raise AdapterError(f"{path} is missing; the adapter folder is incomplete")
+        if sha256_of(path) != expected:
+            raise AdapterError(
+                f"{path} is damaged: its content is not what was saved (SHA-256 differs); "
+                "copy the folder again or use another adapter"
+            )
+
+
+def attach_saved_adapter(trunk: nn.Module, folder: Path) -> nn.Module:
+    """Returns the trunk with the peft adapter of `folder`, every weight accounted for.
+
+    Raises:
+        AdapterError: The adapter's weights do not fit the trunk.
+    """
+    try:
+        adapted = peft_adapter_from_folder(trunk, str(folder))
+    except (ValueError, TypeError, KeyError) as error:
+        raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from error
+    restore_adapter(adapted, folder)
+    return adapted.requires_grad_(False)
+
+
+def restore_adapter(adapted: nn.Module, folder: Path) -> None:
+    """Sets the weights of the adapter that `adapted` already has to those in `folder`.
+
+    Raises:
+        AdapterError: The weights do not fit.
+    """
+    from safetensors.torch import load_file
+
+    load_adapter_state(adapted, load_file(folder / _WEIGHTS))
+
+
+def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) -> float:
+    """Compares the encoder's vectors of the probe sentences with the saved ones.
+
+    Args:
+        encoder: The loaded encoder.
+        folder: The adapter folder.
+        saved_dtype: Type of the base weights when the probe was made.
+
+    Returns:
+        The largest relative distance |v - saved| / |saved|.
+
+    Raises:
+        AdapterError: The distance is above the tolerance for this pair of types.
+    """
+    from safetensors.numpy import load_file
+
+    saved = load_file(folder / _PROBE)["vectors"].astype(np.float64)
+    loaded = encoder.encode(PROBE_SENTENCES).astype(np.float64)
+    if loaded.shape != saved.shape:
+        raise AdapterError(
+            f"the adapter in {folder} was saved with vectors of width {saved.shape[1]}, this "
+            f"model gives {loaded.shape[1]}: another base model, pooling or layer"
+        )
+    norms = np.linalg.norm(saved, axis=1)
+    distance = float((np.linalg.norm(loaded - saved, axis=1) / norms).max())
+    dtype = _dtype_name(encoder.embedder.trunk)
+    same = dtype == saved_dtype
+    tolerance = PROBE_TOLERANCE_SAME_DTYPE if same else PROBE_TOLERANCE_OTHER_DTYPE
+    if not distance <= tolerance:
+        raise AdapterError(
+            f"the adapter in {folder} does not give the vectors it was saved with: relative "
+            f"distance {distance:.3g}, allowed {tolerance} (saved in {saved_dtype}, loaded in "
+            f"{dtype}). The base model, prompt or pooling is another one than in training; "
+            "leave out model=... and prompt=... to use the adapter's own"
+        )
+    return distance
+
+
+def _dtype_name(trunk: nn.Module) -> str:
+    """Returns the type of the base weights; adapter weights can be kept in float32 above it."""
+    base = cast(Any, trunk.get_base_model() if hasattr(trunk, "get_base_model") else trunk)
+    return str(base.get_input_embeddings().weight.dtype).removeprefix("torch.")

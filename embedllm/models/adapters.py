@@ -1,0 +1,126 @@
+"""Adapters: what is trained on top of the frozen trunk. The only user of peft for training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from embedllm.config import AdapterConfig
+from embedllm.errors import AdapterError, ConfigError
+
+
+def check_adapter_config(adapter: AdapterConfig) -> None:
+    """Checks method and options without a model.
+
+    Raises:
+        ConfigError: Unknown method or option, or a value that peft refuses.
+    """
+    if adapter.method not in ("none", "full"):
+        _peft_config(adapter)
+    elif adapter.options:
+        raise ConfigError(
+            f"adapter.method={adapter.method} takes no adapter.options, got "
+            f"{', '.join(adapter.options)}"
+        )
+
+
+def attach_adapter(trunk: nn.Module, adapter: AdapterConfig, *, seed: int) -> nn.Module:
+    """Returns the trunk with what is to be trained, requiring gradients on exactly that.
+
+    Args:
+        trunk: The decoder trunk.
+        adapter: Method and options.
+        seed: Seed of the adapter's initial weights; the global random state is left alone.
+
+    Raises:
+        ConfigError: The options do not fit the trunk (no such module, say).
+    """
+    if adapter.method in ("none", "full"):
+        return trunk.requires_grad_(adapter.method == "full")
+    from peft import get_peft_model
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        try:
+            adapted = get_peft_model(trunk, _peft_config(adapter))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ConfigError(f"adapter.options do not fit this model: {error}") from error
+    return adapted  # type: ignore[no-any-return]
+
+
+def trainable_state(module: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters that require gradients, by name, detached."""
+    return {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
+
+
+def adapter_state(trunk: nn.Module) -> dict[str, Tensor]:
+    """Returns the weights of the active peft adapter under peft's file names, on CPU."""
+    from peft import get_peft_model_state_dict
+
+    state: Mapping[str, Tensor] = get_peft_model_state_dict(trunk)
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+
+def load_adapter_state(trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Sets the weights of the active peft adapter.
+
+    Raises:
+        AdapterError: A weight is missing, superfluous or of another shape. peft only warns, and
+            an adapter that is half loaded gives plausible wrong vectors.
+    """
+    from peft import set_peft_model_state_dict
+
+    expected = {name: tuple(value.shape) for name, value in adapter_state(trunk).items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        wrong = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        first = wrong[0]
+        raise AdapterError(
+            f"{len(wrong)} adapter weights do not fit the model, for example {first}: the model "
+            f"expects {expected.get(first, 'none')}, the file has {found.get(first, 'none')}; "
+            "the adapter belongs to another base model"
+        )
+    set_peft_model_state_dict(trunk, dict(state))
+
+
+def peft_adapter_from_folder(trunk: nn.Module, folder: str) -> nn.Module:
+    """Returns the trunk with a fresh adapter of the configuration saved in `folder`."""
+    from peft import PeftConfig, get_peft_model
+
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = False
+    return get_peft_model(trunk, config)  # type: ignore[no-any-return]
+
+
+def _peft_config(adapter: AdapterConfig) -> Any:
+    from peft import PeftType
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    methods = sorted(str(t.value).lower() for t in PEFT_TYPE_TO_CONFIG_MAPPING)
+    if adapter.method not in methods:
+        raise ConfigError(
+            f"adapter.method={adapter.method!r} is not known; allowed: none, full, "
+            f"{', '.join(methods)}"
+        )
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(adapter.method.upper())]
+    allowed = {f.name for f in fields(config_class)}
+    unknown = sorted(set(adapter.options) - allowed)
+    if unknown:
+        raise ConfigError(
+            f"adapter.options has unknown keys {', '.join(unknown)}; allowed for "
+            f"{adapter.method}: {', '.join(sorted(allowed))}"
+        )
+    try:
+        config = config_class(task_type="FEATURE_EXTRACTION", **adapter.options)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"adapter.options: {error}") from error
+    if config.is_prompt_learning:
+        raise ConfigError(
+            f"adapter.method={adapter.method} adds virtual tokens to the prompt, which would "
+            "change what the pooled position reads; use a method that changes weights (lora, ...)"
+        )
+    return config

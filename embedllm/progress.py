@@ -1,0 +1,77 @@
+"""Progress of long work: a bar on a terminal, a log line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from embedllm.log import get_logger
+
+_log = get_logger(__name__)
+_LOG_EVERY_SECONDS = 20.0
+
+
+@contextmanager
+def progress_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function that advances the progress by a number of units.
+
+    On a terminal this is a rich bar with rate and time left. Into a file, where a bar would be
+    invisible or garbage, it is one log line every 20 seconds with the same figures.
+    """
+    if sys.stderr.isatty():
+        with _rich_bar(label, total, unit) as advance:
+            yield advance
+        return
+    start = last = time.monotonic()
+    done = 0
+
+    def advance_log(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        if now - last >= _LOG_EVERY_SECONDS or (done == total and last != start):
+            last = now
+            rate = done / (now - start)
+            left = format_seconds((total - done) / rate)
+            _log.info("%s: %d/%d %s, %.1f/s, %s left", label, done, total, unit, rate, left)
+
+    yield advance_log
+
+
+def format_seconds(seconds: float) -> str:
+    """Returns a duration as h:mm:ss."""
+    minutes, second = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{second:02d}"
+
+
+@contextmanager
+def _rich_bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        task = bars.add_task(label, total=total, rate="")
+
+        def advance(count: int) -> None:
+            bars.advance(task, count)
+            speed = bars.tasks[task].speed
+            bars.update(task, rate=f"{speed:.1f} {unit}/s" if speed else "")
+
+        yield advance

@@ -1,0 +1,1 @@
+"""Text to token ids: templates, sentence clean-up and the one tokenize function."""

@@ -1,0 +1,154 @@
+"""The one way from sentences to token ids, for training, evaluation, encoding and export."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from embedllm.errors import ConfigError
+from embedllm.log import get_logger
+from embedllm.prompts.template import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_log = get_logger(__name__)
+
+
+def tokenize(
+    sentences: Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_length: int | None = None,
+) -> list[list[int]]:
+    """Returns the token ids of each sentence's finished prompt, without padding.
+
+    The tokens that the tokenizer itself puts in front (BOS) are kept and those that it appends
+    (EOS) are not: the embedding is read where the model would write its word (paper_method 1).
+    A chat template is never applied. Only the sentence is ever cut: to the prompt's budget,
+    and further where the whole prompt would not fit the model.
+
+    Args:
+        sentences: Raw sentences; clean-up happens here.
+        tokenizer: The backbone's tokenizer.
+        prompt: Template, clean-up and budget.
+        max_length: Positions that the model has; None for no limit.
+
+    Raises:
+        ConfigError: The template alone does not fit into `max_length`.
+    """
+    cleaned = [prompt.clean(sentence) for sentence in sentences]
+    if prompt.max_sentence_tokens is not None:
+        cleaned = _cut(cleaned, tokenizer, [prompt.max_sentence_tokens] * len(cleaned))
+    head = leading_special_tokens(tokenizer)
+    token_ids = _encode(prompt, cleaned, tokenizer, head)
+    if max_length is not None:
+        _fit(token_ids, cleaned, tokenizer, prompt, max_length)
+    return token_ids
+
+
+def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Returns the ids that the tokenizer puts in front of a text: its BOS, or nothing."""
+    return _special_affixes(tokenizer)[0]
+
+
+def trailing_special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Returns the ids that the tokenizer would append and that `tokenize` leaves out."""
+    return _special_affixes(tokenizer)[1]
+
+
+@lru_cache(maxsize=16)
+def _special_affixes(
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(full) - len(plain) + 1):
+        if full[start : start + len(plain)] == plain:
+            return tuple(full[:start]), tuple(full[start + len(plain) :])
+    raise ConfigError(
+        f"the tokenizer of {tokenizer.name_or_path!r} changes the text itself when it adds "
+        f"special tokens ({plain} became {full}); set model.tokenizer to another one"
+    )
+
+
+def _encode(
+    prompt: Prompt,
+    cleaned: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    head: tuple[int, ...],
+) -> list[list[int]]:
+    if not cleaned:
+        return []
+    texts = [prompt.fill(sentence) for sentence in cleaned]
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    # A model needs at least one position; an empty prompt is read at an end-of-text token.
+    filler = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [0]
+    return [[*head, *ids] or filler for ids in encoded]
+
+
+def _cut(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, budgets: Sequence[int]
+) -> list[str]:
+    """Returns each text cut to its budget of tokens, at the border of a whole character."""
+    # A token covers at least one byte, so most texts need no look at their tokens.
+    long = [i for i, text in enumerate(texts) if len(text.encode()) > budgets[i]]
+    if not long:
+        return list(texts)
+    if not tokenizer.is_fast:
+        raise ConfigError(
+            f"the tokenizer of {tokenizer.name_or_path!r} cannot tell where its tokens lie in "
+            "the text, so a sentence cannot be cut to a budget; set "
+            "prompt.max_sentence_tokens=null or model.tokenizer to one with a tokenizer.json"
+        )
+    encoded = tokenizer(
+        [texts[i] for i in long],
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        verbose=False,
+    )
+    result = list(texts)
+    for i, offsets in zip(long, encoded["offset_mapping"], strict=True):
+        budget = budgets[i]
+        if len(offsets) > budget:
+            # Byte-level tokens can share one character; such a character goes as a whole.
+            end = min(offsets[budget - 1][1], offsets[budget][0]) if budget > 0 else 0
+            result[i] = texts[i][:end].rstrip()
+    return result
+
+
+def _fit(
+    token_ids: list[list[int]],
+    cleaned: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_length: int,
+) -> None:
+    """Cuts, in place, the sentences whose prompts exceed the positions that the model has."""
+    too_long = [i for i, ids in enumerate(token_ids) if len(ids) > max_length]
+    if not too_long:
+        return
+    head = leading_special_tokens(tokenizer)
+    num_template = len(_encode(prompt, [""], tokenizer, head)[0])
+    # Two tokens of slack: merges at the border of sentence and template can differ.
+    num_slots = len(prompt.literals) - 1
+    budget = (max_length - num_template - 2) // num_slots
+    if budget < 1:
+        raise ConfigError(
+            f"the prompt without a sentence takes {num_template} tokens, but the model has only "
+            f"{max_length} positions; shorten prompt.template or prompt.demonstrations"
+        )
+    _log.warning(
+        "%d sentences exceed the %d positions of the model and are cut to %d tokens",
+        len(too_long),
+        max_length,
+        budget,
+    )
+    while too_long:
+        shorter = _cut([cleaned[i] for i in too_long], tokenizer, [budget] * len(too_long))
+        for i, ids in zip(too_long, _encode(prompt, shorter, tokenizer, head), strict=True):
+            token_ids[i] = ids
+        too_long = [i for i in too_long if len(token_ids[i]) > max_length]
+        budget -= 1

@@ -1,0 +1,1 @@
+"""Everything above, wired into a run: module, callbacks, checkpoints, runner."""

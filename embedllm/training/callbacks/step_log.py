@@ -1,0 +1,97 @@
+"""The log line of training: loss, learning rate, throughput, time left."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+
+from embedllm.data.loader import ContrastiveBatch
+from embedllm.log import get_logger
+from embedllm.progress import format_seconds
+from embedllm.training.module import ContrastiveModule
+
+_log = get_logger(__name__)
+
+
+class StepLog(pl.Callback):
+    """Logs the means since the last line to the console and to every logger.
+
+    Time left is counted from the pace of this process alone, without time spent in evaluation
+    or before a resume.
+
+    Args:
+        every_n_steps: Distance of lines in optimizer steps; the last step always has one.
+    """
+
+    def __init__(self, every_n_steps: int) -> None:
+        self._every = every_n_steps
+        self._sentences = self._tokens = 0
+        self._window_seconds = self._all_seconds = 0.0
+        self._batch_start = 0.0
+        self._steps_here = 0
+        self._last_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remembers where this process starts, which after a resume is not step 0."""
+        self._last_step = trainer.global_step
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Starts the clock of the micro-batch."""
+        self._batch_start = time.perf_counter()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: ContrastiveBatch,
+        batch_idx: int,
+    ) -> None:
+        """Counts the micro-batch and logs when a line is due."""
+        assert isinstance(pl_module, ContrastiveModule)
+        elapsed = time.perf_counter() - self._batch_start
+        self._window_seconds += elapsed
+        self._all_seconds += elapsed
+        self._sentences += len(batch.token_ids)
+        self._tokens += batch.num_tokens
+        step = trainer.global_step
+        if step == self._last_step:
+            return
+        self._steps_here += step - self._last_step
+        self._last_step = step
+        if step % self._every == 0 or step == pl_module.total_steps:
+            self._write(trainer, pl_module, step)
+
+    def _write(self, trainer: pl.Trainer, module: ContrastiveModule, step: int) -> None:
+        metrics = {
+            "train/loss": float(module.mean_loss.compute()),
+            "train/in_batch_accuracy": float(module.mean_accuracy.compute()),
+            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/sentences_per_second": self._sentences / self._window_seconds,
+            "train/tokens_per_second": self._tokens / self._window_seconds,
+            "train/negatives_per_anchor": float(module.num_negatives),
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=step)
+        left = (module.total_steps - step) * self._all_seconds / self._steps_here
+        _log.info(
+            "step %d/%d  loss %.4f  accuracy %.2f  lr %.2e  %.1f sentences/s  %.0f tokens/s  "
+            "%d negatives per anchor  %s left",
+            step,
+            module.total_steps,
+            metrics["train/loss"],
+            metrics["train/in_batch_accuracy"],
+            metrics["train/learning_rate"],
+            metrics["train/sentences_per_second"],
+            metrics["train/tokens_per_second"],
+            module.num_negatives,
+            format_seconds(left),
+        )
+        module.mean_loss.reset()
+        module.mean_accuracy.reset()
+        self._sentences = self._tokens = 0
+        self._window_seconds = 0.0

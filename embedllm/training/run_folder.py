@@ -1,0 +1,121 @@
+"""The folder of a run: who may use it, what it was started with, what it has finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from embedllm.config import TrainConfig, fingerprint, flatten, training_identity
+from embedllm.errors import CheckpointError
+from embedllm.files import write_json
+
+_MANIFEST = "run.json"
+
+
+class RunFolder:
+    """Paths and rules of one run folder.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+        self.candidates = root / "candidates"
+        self.adapter = root / "adapter"
+        self.logs = root / "logs"
+
+    @contextmanager
+    def claimed(self, config: TrainConfig, data_sha256: str) -> Iterator[None]:
+        """Holds the folder for this process and checks that it is this run's.
+
+        The lock goes with the process, also when it is killed.
+
+        Args:
+            config: The run's config.
+            data_sha256: Checksum of the training data.
+
+        Raises:
+            CheckpointError: Another process uses the folder, `resume=never` and there is a run
+                in it, or that run had another config or other data.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout as error:
+            raise CheckpointError(
+                f"{self.root} is in use by another run; wait for it or choose another run_name"
+            ) from error
+        except OSError as error:
+            raise CheckpointError(
+                f"the run folder {self.root} cannot be written: {error}; set paths.output_dir"
+            ) from error
+        try:
+            self._check_or_write_manifest(config, data_sha256)
+            yield
+        finally:
+            lock.release()
+
+    def _check_or_write_manifest(self, config: TrainConfig, data_sha256: str) -> None:
+        identity = training_identity(config) | {"data_sha256": data_sha256}
+        path = self.root / _MANIFEST
+        if not path.exists():
+            manifest = {
+                "fingerprint": fingerprint(identity),
+                "identity": identity,
+                "config": asdict(config),
+            }
+            write_json(path, manifest)
+            return
+        if config.resume == "never":
+            raise CheckpointError(
+                f"{self.root} already holds a run and resume=never; choose another run_name"
+            )
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved_identity, saved_fingerprint = saved["identity"], saved["fingerprint"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged; choose another run_name") from error
+        if saved_fingerprint != fingerprint(identity):
+            raise CheckpointError(
+                f"{self.root} holds a run with another configuration "
+                f"({_differences(saved_identity, identity)}); use the same values to resume it "
+                "or another run_name to start anew"
+            )
+
+    def read_result(self, name: str) -> dict[str, Any] | None:
+        """Returns a finished result (`before`, `after`), None when there is none yet."""
+        path = self._result_path(name)
+        if not path.exists():
+            return None
+        try:
+            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged; delete it to score again") from error
+        return value
+
+    def write_result(self, name: str, record: dict[str, Any]) -> Path:
+        """Writes a result as JSON and returns its path."""
+        write_json(self._result_path(name), record)
+        return self._result_path(name)
+
+    def _result_path(self, name: str) -> Path:
+        return self.root / "results" / f"{name}.json"
+
+
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> str:
+    left = flatten(json.loads(json.dumps(saved, default=str)))
+    right = flatten(json.loads(json.dumps(current, default=str)))
+    keys = sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
+    shown = [f"{k}: was {left.get(k)!r}, is {right.get(k)!r}" for k in keys[:5]]
+    if len(keys) > 5:
+        shown.append(f"and {len(keys) - 5} more")
+    return "; ".join(shown)

@@ -1,0 +1,337 @@
+"""A training run from configuration to the table: read, score, train, keep the best, score."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+
+from embedllm.config import TrainConfig
+from embedllm.data.examples import TrainingData, load_training_data
+from embedllm.data.loader import ContrastiveLoader
+from embedllm.errors import CheckpointError
+from embedllm.evaluation.run import build_record, load_configured_tasks, score
+from embedllm.evaluation.tasks import PairTask
+from embedllm.log import get_logger
+from embedllm.losses.info_nce import InfoNCE
+from embedllm.models.adapter_folder import save_adapter
+from embedllm.models.adapters import attach_adapter, check_adapter_config, trainable_state
+from embedllm.models.backbone import load_model_config, resolve_device
+from embedllm.models.encoder import SentenceEncoder
+from embedllm.models.loading import load_adapted_encoder, load_encoder
+from embedllm.prompts.template import build_prompt
+from embedllm.prompts.tokenize import tokenize
+from embedllm.training.callbacks.dev_score import DevScore
+from embedllm.training.callbacks.step_log import StepLog
+from embedllm.training.callbacks.step_seed import StepSeed
+from embedllm.training.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from embedllm.training.loggers import build_loggers
+from embedllm.training.module import ContrastiveModule
+from embedllm.training.run_folder import RunFolder
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves behind.
+
+    Attributes:
+        adapter: Folder of the best adapter.
+        before: Record of the scores before training, None with `evaluation.before=false`.
+        after: Record of the scores of the best adapter, None without tasks.
+        seconds: Wall-clock time of this process, in seconds.
+    """
+
+    adapter: Path
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """Everything that is read and checked before any weight is loaded."""
+
+    data: TrainingData
+    dev_task: PairTask | None
+    tasks: list[PairTask]
+
+
+def train(config: TrainConfig, root: Path) -> TrainResult:
+    """Runs or resumes a training run in the folder `root`.
+
+    The steps that are finished, judged by the files they left, are not done again: the score
+    before, the training up to its newest checkpoint, the score after.
+
+    Args:
+        config: The checked configuration.
+        root: The run folder.
+
+    Raises:
+        EmbedllmError: Whatever a user can mend, before any weight is loaded where possible.
+    """
+    start = time.perf_counter()
+    run = RunFolder(root)
+    inputs = _read_inputs(config)
+    with run.claimed(config, inputs.data.sha256):
+        device = resolve_device(config.trainer.accelerator)
+        pl.seed_everything(config.seed, verbose=False)
+        if not run.adapter.is_dir():
+            _train_and_keep_best(config, run, inputs, device)
+        before = run.read_result("before")
+        after = run.read_result("after")
+        if inputs.tasks and after is None:
+            after = _score_adapter(config, run, inputs.tasks, device)
+        return TrainResult(run.adapter, before, after, time.perf_counter() - start)
+
+
+def _read_inputs(config: TrainConfig) -> _Inputs:
+    check_adapter_config(config.adapter)
+    build_prompt(config.prompt, training=True)
+    evaluation = config.evaluation
+    dev = load_configured_tasks(evaluation, [evaluation.dev_task] if evaluation.dev_task else [])
+    tasks = load_configured_tasks(evaluation, evaluation.tasks)
+    data = load_training_data(config.data, seed=config.seed)
+    load_model_config(config.model, Path(config.paths.cache_dir))
+    return _Inputs(data, dev[0] if dev else None, tasks)
+
+
+def _train_and_keep_best(
+    config: TrainConfig, run: RunFolder, inputs: _Inputs, device: torch.device
+) -> None:
+    cache_dir = Path(config.paths.cache_dir)
+    encoder = load_encoder(
+        config.model,
+        config.prompt,
+        cache_dir,
+        device=device,
+        tokens_per_batch=config.evaluation.tokens_per_batch,
+    )
+    _log.info("prompt in use: %s", encoder.describe())
+    if config.evaluation.before and inputs.tasks and run.read_result("before") is None:
+        result, seconds = score(encoder, inputs.tasks, config.evaluation, label="before training")
+        record = build_record(
+            result,
+            inputs.tasks,
+            config.evaluation,
+            seconds=seconds,
+            seed=config.seed,
+            adapter=None,
+            **_facts(config, encoder),
+        )
+        run.write_result("before", record)
+        _log.info("before training: average %.2f", result.average)
+    trunk = attach_adapter(encoder.embedder.trunk, config.adapter, seed=config.seed)
+    encoder.embedder.trunk = trunk
+    best = _fit(config, run, inputs, encoder)
+    # A rename is the mark of a finished training; the folder was complete before it.
+    best.rename(run.adapter)
+    # The base is loaded anew for the final score: what is scored is what others will load.
+    del encoder, trunk
+    gc.collect()
+
+
+def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: SentenceEncoder) -> Path:
+    """Trains, or goes on training, and returns the folder of the best adapter."""
+    loader = _build_loader(config, inputs.data, encoder)
+    accumulate = config.trainer.accumulate_grad_batches
+    steps_per_epoch = -(-len(loader) // accumulate)
+    total_steps = steps_per_epoch * config.trainer.max_epochs
+    total_steps = min(total_steps, config.trainer.max_steps or total_steps)
+    module = ContrastiveModule(
+        encoder.embedder,
+        InfoNCE(config.loss.temperature, config.loss.hard_negative_weight),
+        config.trainer,
+        total_steps=total_steps,
+        tokens_per_pack=config.data.tokens_per_pack,
+    )
+    keeper = _build_keeper(config, run, inputs, encoder)
+    trainer = _build_trainer(config, run, total_steps, keeper)
+    _log_start(config, inputs, encoder, loader, total_steps)
+    checkpoint = newest_checkpoint(run.checkpoints)
+    if checkpoint is not None:
+        _log.info("resuming from %s", checkpoint)
+    # Models load in evaluation mode and Lightning leaves modes alone: without this no dropout.
+    module.train()
+    trainer.fit(
+        module,
+        train_dataloaders=loader,
+        ckpt_path=str(checkpoint) if checkpoint else None,
+        weights_only=True,
+    )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    for logger in trainer.loggers:
+        logger.finalize("success")
+    if isinstance(keeper, DevScore):
+        return keeper.best_folder
+    folder = run.candidates / f"step-{trainer.global_step:06d}"
+    _save(config, encoder, folder, trainer.global_step, None)
+    return folder
+
+
+def _build_loader(
+    config: TrainConfig, data: TrainingData, encoder: SentenceEncoder
+) -> ContrastiveLoader:
+    prompt = build_prompt(config.prompt, training=True)
+    loader = ContrastiveLoader(
+        data.examples,
+        lambda texts: tokenize(
+            texts, tokenizer=encoder.tokenizer, prompt=prompt, max_length=encoder.max_length
+        ),
+        batch_size=config.data.global_batch_size // config.trainer.accumulate_grad_batches,
+        seed=config.seed,
+        drop_last=config.data.drop_last,
+    )
+    if len(loader) == 0:
+        raise CheckpointError(
+            f"{len(data.examples)} examples make no batch of {config.data.global_batch_size}; "
+            "lower data.global_batch_size or set data.drop_last=false"
+        )
+    return loader
+
+
+def _build_keeper(
+    config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: SentenceEncoder
+) -> DevScore | None:
+    if inputs.dev_task is None:
+        return None
+    return DevScore(
+        encoder,
+        inputs.dev_task,
+        every_n_steps=config.evaluation.dev_every_n_steps,
+        folder=run.candidates,
+        save=lambda folder, step, value: _save(config, encoder, folder, step, value),
+    )
+
+
+def _save(
+    config: TrainConfig, encoder: SentenceEncoder, folder: Path, step: int, value: float | None
+) -> None:
+    facts = {
+        "step": step,
+        "dev_task": config.evaluation.dev_task,
+        "dev_score": value,
+        "seed": config.seed,
+        "data": asdict(config.data),
+        "loss": asdict(config.loss),
+        "trainer": asdict(config.trainer),
+    }
+    save_adapter(
+        folder,
+        encoder,
+        model=config.model,
+        prompt=config.prompt,
+        adapter=config.adapter,
+        training=facts,
+    )
+
+
+def _build_trainer(
+    config: TrainConfig, run: RunFolder, total_steps: int, keeper: DevScore | None
+) -> pl.Trainer:
+    settings = config.trainer
+    callbacks: list[pl.Callback] = [
+        StepSeed(config.seed),
+        StepLog(settings.log_every_n_steps),
+        *([keeper] if keeper else []),
+        # Two are kept: the newest and, should that be damaged, the one before.
+        pl.callbacks.ModelCheckpoint(
+            dirpath=run.checkpoints,
+            filename="step-{step:06d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=settings.checkpoint_every_n_steps,
+            save_top_k=2,
+            monitor="step",
+            mode="max",
+        ),
+    ]
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=1,
+        max_epochs=-1,
+        max_steps=total_steps,
+        accumulate_grad_batches=settings.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_norm or None,
+        precision=cast(Any, settings.precision),
+        callbacks=callbacks,
+        logger=build_loggers(config, run),
+        plugins=[AtomicCheckpointIO()],
+        # Summaries and bars of Lightning are replaced by the start-up log and StepLog.
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        log_every_n_steps=settings.log_every_n_steps,
+        default_root_dir=run.root,
+    )
+
+
+def _log_start(
+    config: TrainConfig,
+    inputs: _Inputs,
+    encoder: SentenceEncoder,
+    loader: ContrastiveLoader,
+    total_steps: int,
+) -> None:
+    trained = sum(p.numel() for p in trainable_state(encoder.embedder).values())
+    everything = sum(p.numel() for p in encoder.embedder.parameters())
+    parameter = next(encoder.embedder.parameters())
+    training_prompt = build_prompt(config.prompt, training=True)
+    _log.info(
+        "%d examples, %d per optimizer step in %d contrastive batch(es), "
+        "%d steps; %s of %s parameters are trained (%.2f%%); weights %s on %s, precision %s",
+        len(inputs.data.examples),
+        config.data.global_batch_size,
+        config.trainer.accumulate_grad_batches,
+        total_steps,
+        f"{trained:,}",
+        f"{everything:,}",
+        100 * trained / everything,
+        str(parameter.dtype).removeprefix("torch."),
+        parameter.device,
+        config.trainer.precision,
+    )
+    if training_prompt.clean_up != encoder.prompt.clean_up:
+        _log.warning(
+            "training uses clean-up %r but evaluation %r (prompt.training_clean_up)",
+            training_prompt.clean_up,
+            encoder.prompt.clean_up,
+        )
+
+
+def _score_adapter(
+    config: TrainConfig, run: RunFolder, tasks: list[PairTask], device: torch.device
+) -> dict[str, Any]:
+    encoder = load_adapted_encoder(
+        run.adapter,
+        Path(config.paths.cache_dir),
+        device=device,
+        tokens_per_batch=config.evaluation.tokens_per_batch,
+    )
+    result, seconds = score(encoder, tasks, config.evaluation, label="after training")
+    record = build_record(
+        result,
+        tasks,
+        config.evaluation,
+        seconds=seconds,
+        seed=config.seed,
+        adapter=str(run.adapter),
+        **_facts(config, encoder),
+    )
+    run.write_result("after", record)
+    return record
+
+
+def _facts(config: TrainConfig, encoder: SentenceEncoder) -> Mapping[str, Any]:
+    return {
+        "model": asdict(config.model),
+        "prompt": asdict(config.prompt),
+        "dtype": str(next(encoder.embedder.parameters()).dtype).removeprefix("torch."),
+    }

@@ -1,0 +1,68 @@
+"""What ran: library versions, git revision, hardware."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from embedllm import __version__
+
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "pytorch-lightning",
+    "torchmetrics",
+    "datasets",
+    "hydra-core",
+    "numpy",
+    "scipy",
+)
+
+
+def library_versions() -> dict[str, str]:
+    """Returns the versions of Python, embedllm and the libraries that decide on numbers."""
+    versions = {"python": platform.python_version(), "embedllm": __version__}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def git_revision() -> str | None:
+    """Returns the commit of the checkout this package runs from, `+changes` when it is dirty.
+
+    None outside a checkout or without git.
+    """
+    root = Path(__file__).resolve().parent.parent
+    try:
+        revision = _git(root, "rev-parse", "HEAD")
+        return f"{revision}+changes" if _git(root, "status", "--porcelain") else revision
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    result = subprocess.run(
+        ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10
+    )
+    return result.stdout.strip()
+
+
+def hardware() -> dict[str, str | int]:
+    """Returns processor, threads and GPU of this process."""
+    import torch
+
+    facts: dict[str, str | int] = {
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "threads": torch.get_num_threads(),
+    }
+    if torch.cuda.is_available():
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
