@@ -362,6 +362,11 @@ class TrainConfig:
                 "adapter=full with model.dtype=float16 has no float32 copy of the weights; "
                 "use model.dtype=float32 (or bfloat16) and trainer.precision=16-mixed"
             )
+        if self.adapter.method == "full" and self.model.layer != -1:
+            raise ConfigError(
+                f"adapter=full with model.layer={self.model.layer} would save a model without "
+                "its upper layers; use adapter=lora, or model.layer=-1"
+            )
         if self.trainer.precision == "bf16-true" and self.model.dtype == "float16":
             raise ConfigError(
                 "trainer.precision=bf16-true contradicts model.dtype=float16; use bfloat16"

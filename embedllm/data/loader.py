@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedllm.data.schema import Example
+from embedllm.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class ContrastiveLoader:
         self._seed = seed
         full, rest = divmod(len(examples), batch_size)
         self._num_batches = full + (rest > 1 and not drop_last)
+        if self._num_batches == 0:
+            raise DataError(
+                f"{len(examples)} examples make no batch of {batch_size}; lower "
+                "data.global_batch_size or set data.drop_last=false"
+            )
         self._num_yielded = 0
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -98,9 +98,6 @@ def save_adapter(
         trunk.save_pretrained(work)
         if adapter.method == "full":
             encoder.tokenizer.save_pretrained(work)
-            if model.layer != -1:
-                # The saved model ends at the pooled layer, so a count from its end is wrong.
-                model = replace(model, layer=trunk.config.num_hidden_layers)
         # peft adds a model card that is empty but for its own headings.
         (work / "README.md").unlink(missing_ok=True)
         save_file({"vectors": encoder.encode(PROBE_SENTENCES)}, work / _PROBE)
@@ -230,5 +227,7 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
 
 def _dtype_name(trunk: nn.Module) -> str:
     """Returns the type of the base weights; adapter weights can be kept in float32 above it."""
-    base = cast(Any, trunk.get_base_model() if hasattr(trunk, "get_base_model") else trunk)
+    base = cast(Any, trunk)
+    if hasattr(trunk, "get_base_model"):
+        base = base.get_base_model()
     return str(base.get_input_embeddings().weight.dtype).removeprefix("torch.")

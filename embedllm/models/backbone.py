@@ -8,12 +8,13 @@ Nothing here looks at a model's name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 
 from embedllm.config import ModelConfig
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 _log = get_logger(__name__)
+
+_SOURCE_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, StrictDataclassError)
+"""What transformers raises for a source that is missing, unreachable or no model."""
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -56,11 +60,7 @@ def load_model_config(model: ModelConfig, cache_dir: Path) -> PreTrainedConfig:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
     if model.init == "random":
-        architecture = dict(model.architecture)
-        try:
-            config = AutoConfig.for_model(architecture.pop("model_type"), **architecture)
-        except (ValueError, TypeError) as error:
-            raise ModelError(f"model.architecture: {error}") from error
+        config = _config_from_architecture(model.architecture)
     else:
         with _as_model_error(model, "model.name", model.name):
             config = AutoConfig.from_pretrained(_source(model, cache_dir), **_hub(model))
@@ -70,6 +70,38 @@ def load_model_config(model: ModelConfig, cache_dir: Path) -> PreTrainedConfig:
             "(causal) language model; an example of one is facebook/opt-125m"
         )
     return config
+
+
+def _config_from_architecture(architecture: Mapping[str, Any]) -> PreTrainedConfig:
+    from transformers import CONFIG_MAPPING
+
+    values = dict(architecture)
+    model_type = values.pop("model_type")
+    if model_type not in CONFIG_MAPPING:
+        raise ModelError(
+            f"model.architecture.model_type={model_type!r} is not known to transformers; "
+            "examples: opt, llama, mistral, qwen2, gemma3_text, gpt_neox, gpt2"
+        )
+    config_class = CONFIG_MAPPING[model_type]
+    # transformers keeps unknown keys without a word, and the size would not be the one meant.
+    known = config_class().to_dict().keys() | config_class.attribute_map.keys()
+    unknown = sorted(values.keys() - known)
+    if unknown:
+        raise ModelError(
+            f"model.architecture has keys that a {model_type} model does not: "
+            f"{', '.join(unknown)}; known: {', '.join(sorted(known))}"
+        )
+    with _as_architecture_error():
+        return config_class(**values)
+
+
+@contextmanager
+def _as_architecture_error() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"model.architecture does not make a model: {reason}") from error
 
 
 def load_tokenizer(model: ModelConfig, cache_dir: Path) -> PreTrainedTokenizerBase:
@@ -87,7 +119,9 @@ def load_tokenizer(model: ModelConfig, cache_dir: Path) -> PreTrainedTokenizerBa
     source = model.tokenizer or _source(model, cache_dir)
     key = "model.tokenizer" if model.tokenizer else "model.name"
     with _as_model_error(model, key, source):
-        return AutoTokenizer.from_pretrained(source, **_hub(model))
+        # A revision, and trust, belong to the model's repository, not to another one.
+        options = _hub(model) if model.tokenizer in (None, model.name) else {}
+        return AutoTokenizer.from_pretrained(source, **options)
 
 
 def load_trunk(
@@ -122,24 +156,37 @@ def load_trunk(
     if model.init == "random":
         with torch.random.fork_rng():
             torch.manual_seed(model.init_seed)
-            trunk = AutoModel.from_config(config, dtype=dtype)
+            with _as_architecture_error():
+                trunk = AutoModel.from_config(config, dtype=dtype)
     else:
         with _as_model_error(model, "model.name", model.name):
             trunk = AutoModel.from_pretrained(
                 _source(model, cache_dir), config=config, dtype=dtype, **_hub(model)
             )
-    _check_layer(model.layer, config.num_hidden_layers)
-    if model.layer != -1:
-        keep_layers(trunk, model.layer % (config.num_hidden_layers + 1))
-    return trunk.to(device).eval()  # type: ignore[no-any-return]
+    trunk = trunk.to(device).eval()
+    check_is_causal(trunk, model.name)
+    layer = resolve_layer(model.layer, config.num_hidden_layers)
+    if layer != -1:
+        keep_layers(trunk, layer)
+    return trunk  # type: ignore[no-any-return]
 
 
-def _check_layer(layer: int, num_layers: int) -> None:
+def resolve_layer(layer: int, num_layers: int) -> int:
+    """Returns the layer counted from the input, or -1 for the model's own output.
+
+    The library's tuple of hidden states has an entry before the first layer and one after
+    each; only the last one is after the final norm, so the last layer is the output.
+
+    Raises:
+        ModelError: There is no such layer.
+    """
     if not (1 <= layer <= num_layers or -num_layers <= layer <= -1):
         raise ModelError(
             f"model.layer={layer} does not exist; this model has layers 1 to {num_layers} "
             f"(or -1 to -{num_layers}, counted from the output)"
         )
+    position = layer % (num_layers + 1)
+    return -1 if position == num_layers else position
 
 
 def decoder_layers(trunk: nn.Module) -> tuple[nn.Module, str, nn.ModuleList]:
@@ -167,11 +214,33 @@ def keep_layers(trunk: nn.Module, num_layers: int) -> None:
         config = getattr(module, "config", None)
         if config is not None and hasattr(config, "num_hidden_layers"):
             config.num_hidden_layers = num_layers
+            # Models that mix sliding and full attention list the kind of every layer.
+            if getattr(config, "layer_types", None):
+                config.layer_types = config.layer_types[:num_layers]
 
 
 def accepts_position_ids(trunk: nn.Module) -> bool:
     """Whether the trunk takes explicit positions; models with ALiBi compute their own."""
     return "position_ids" in inspect.signature(trunk.forward).parameters
+
+
+@torch.inference_mode()
+def check_is_causal(trunk: nn.Module, name: str) -> None:
+    """Tries on three tokens that a token leaves the states of earlier positions alone.
+
+    Some encoders (BERT) are registered as language models too and their config does not tell.
+
+    Raises:
+        ModelError: The model reads ahead.
+    """
+    device = next(trunk.parameters()).device
+    input_ids = torch.tensor([[5, 6, 7], [5, 6, 8]], device=device)
+    states = trunk(input_ids, use_cache=False).last_hidden_state.float()
+    if not torch.allclose(states[0, :2], states[1, :2], rtol=1e-2, atol=1e-3):
+        raise ModelError(
+            f"model.name={name!r} reads ahead: earlier positions change with later tokens, so "
+            "it is an encoder and not a decoder-only (causal) language model"
+        )
 
 
 def max_positions(config: PreTrainedConfig) -> int | None:
@@ -198,7 +267,7 @@ def _as_model_error(model: ModelConfig, key: str, source: str) -> Iterator[None]
     """Turns the many ways in which a source can fail into one message."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except _SOURCE_ERRORS as error:
         if isinstance(error, ModelError):
             raise
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -24,7 +24,7 @@ class Embedder(nn.Module):
         pooling: Name in `POOLINGS`.
         layer: -1 for the trunk's output. Any other value says that the trunk was shortened
             (`backbone.keep_layers`) and the raw output of its now last layer is meant, without
-            the final norm: entry `layer` of the library's hidden-state tuple.
+            the final norm, as in the library's hidden-state tuple (`backbone.resolve_layer`).
         normalize: Divide vectors by their length.
     """
 

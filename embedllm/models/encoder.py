@@ -70,7 +70,8 @@ class SentenceEncoder:
                     distinct = np.empty((len(index), values.shape[1]), dtype=np.float32)
                 distinct[batch.rows.numpy()] = values
         if distinct is None:
-            return np.empty((0, 0), dtype=np.float32)
+            # No sentence, no vector; the width is learnt from any sentence.
+            return self.encode([""])[:0]
         return distinct[[index[text] for text in sentences]]
 
     def token_ids(self, sentences: Sequence[str]) -> list[list[int]]:

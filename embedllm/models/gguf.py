@@ -6,14 +6,11 @@ so a file is converted once and kept in the cache under the checksum of its cont
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from embedllm.errors import ModelError
+from embedllm.files import new_folder, sha256_of
 from embedllm.log import get_logger
 
 _log = get_logger(__name__)
@@ -35,7 +32,7 @@ def convert_gguf_package(package: str, cache_dir: Path) -> Path:
     from filelock import FileLock
 
     source = _find_gguf(package)
-    target = cache_dir / "models" / f"{package}-{_digest(source)[:16]}"
+    target = cache_dir / "models" / f"{package}-{sha256_of(source)[:16]}"
     if target.is_dir():
         return target
     try:
@@ -65,11 +62,6 @@ def _find_gguf(package: str) -> Path:
     return files[0]
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _convert(source: Path, target: Path) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
@@ -86,10 +78,6 @@ def _convert(source: Path, target: Path) -> None:
         del trunk.config.quantization_config
     trunk.hf_quantizer = None
     trunk.is_quantized = False
-    work = Path(tempfile.mkdtemp(prefix=f"{target.name}.", dir=target.parent))
-    try:
+    with new_folder(target) as work:
         trunk.save_pretrained(work)
         tokenizer.save_pretrained(work)
-        os.rename(work, target)  # noqa: PTH104 - rename must fail, not nest, on a lost race
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -19,6 +19,7 @@ from embedllm.models.backbone import (
     load_tokenizer,
     load_trunk,
     max_positions,
+    resolve_layer,
 )
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
@@ -54,9 +55,8 @@ def load_encoder(
     config = load_model_config(model, cache_dir)
     tokenizer = load_tokenizer(model, cache_dir)
     trunk = load_trunk(model, cache_dir, device=device, num_tokens=len(tokenizer))
-    embedder = Embedder(
-        trunk, pooling=model.pooling, layer=model.layer, normalize=model.normalize
-    ).eval()
+    layer = resolve_layer(model.layer, config.num_hidden_layers)
+    embedder = Embedder(trunk, pooling=model.pooling, layer=layer, normalize=model.normalize).eval()
     return SentenceEncoder(
         embedder,
         tokenizer,
@@ -95,7 +95,8 @@ def load_adapted_encoder(
     if description.method == "full":
         # The folder itself is the model, tokenizer included.
         base = replace(base, name=str(folder.resolve()), init="pretrained", revision=None)
-        base = replace(base, gguf_package=None, tokenizer=None)
+        tokenizer = "bundled" if saved.tokenizer == "bundled" else None
+        base = replace(base, gguf_package=None, tokenizer=tokenizer)
     encoder = load_encoder(
         base, description.prompt, cache_dir, device=device, tokens_per_batch=tokens_per_batch
     )

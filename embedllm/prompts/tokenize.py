@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from embedllm.errors import ConfigError
+from embedllm.errors import ConfigError, DataError
 from embedllm.log import get_logger
 from embedllm.prompts.template import Prompt
 
@@ -40,6 +40,7 @@ def tokenize(
         ConfigError: The template alone does not fit into `max_length`.
     """
     cleaned = [prompt.clean(sentence) for sentence in sentences]
+    _check_unicode(cleaned)
     if prompt.max_sentence_tokens is not None:
         cleaned = _cut(cleaned, tokenizer, [prompt.max_sentence_tokens] * len(cleaned))
     head = leading_special_tokens(tokenizer)
@@ -72,6 +73,17 @@ def _special_affixes(
         f"the tokenizer of {tokenizer.name_or_path!r} changes the text itself when it adds "
         f"special tokens ({plain} became {full}); set model.tokenizer to another one"
     )
+
+
+def _check_unicode(texts: Sequence[str]) -> None:
+    try:
+        "".join(texts).encode()
+    except UnicodeEncodeError as error:
+        bad = error.object[error.start : error.end]
+        raise DataError(
+            f"a sentence holds {bad!r}, half of a character (a lone surrogate), which no "
+            "tokenizer can read; the text was decoded wrongly before"
+        ) from error
 
 
 def _encode(

@@ -15,7 +15,6 @@ import torch
 from embedllm.config import TrainConfig
 from embedllm.data.examples import TrainingData, load_training_data
 from embedllm.data.loader import ContrastiveLoader
-from embedllm.errors import CheckpointError
 from embedllm.evaluation.run import build_record, load_configured_tasks, score
 from embedllm.evaluation.tasks import PairTask
 from embedllm.log import get_logger
@@ -96,8 +95,8 @@ def _read_inputs(config: TrainConfig) -> _Inputs:
     check_adapter_config(config.adapter)
     build_prompt(config.prompt, training=True)
     evaluation = config.evaluation
-    dev = load_configured_tasks(evaluation, [evaluation.dev_task] if evaluation.dev_task else [])
-    tasks = load_configured_tasks(evaluation, evaluation.tasks)
+    dev = load_configured_tasks(evaluation, [evaluation.dev_task]) if evaluation.dev_task else []
+    tasks = load_configured_tasks(evaluation, evaluation.tasks) if evaluation.tasks else []
     data = load_training_data(config.data, seed=config.seed)
     load_model_config(config.model, Path(config.paths.cache_dir))
     return _Inputs(data, dev[0] if dev else None, tasks)
@@ -181,7 +180,7 @@ def _build_loader(
     config: TrainConfig, data: TrainingData, encoder: SentenceEncoder
 ) -> ContrastiveLoader:
     prompt = build_prompt(config.prompt, training=True)
-    loader = ContrastiveLoader(
+    return ContrastiveLoader(
         data.examples,
         lambda texts: tokenize(
             texts, tokenizer=encoder.tokenizer, prompt=prompt, max_length=encoder.max_length
@@ -190,12 +189,6 @@ def _build_loader(
         seed=config.seed,
         drop_last=config.data.drop_last,
     )
-    if len(loader) == 0:
-        raise CheckpointError(
-            f"{len(data.examples)} examples make no batch of {config.data.global_batch_size}; "
-            "lower data.global_batch_size or set data.drop_last=false"
-        )
-    return loader
 
 
 def _build_keeper(

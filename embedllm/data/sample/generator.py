@@ -145,7 +145,7 @@ def _detail_differs(writer: Writer) -> _Scored:
         second = writer.broaden(first)
     else:
         second = writer.change_some(first, details=True)
-    return first, _reword_some(writer, second, first, 0.8), score
+    return first, _reword_some(writer, second, first, 0.7), score
 
 
 def _important_part_differs(writer: Writer) -> _Scored:
@@ -163,14 +163,14 @@ def _some_parts_agree(writer: Writer) -> _Scored:
         second = writer.change_some(writer.change_some(first, details=True), details=False)
         return first, _reword_some(writer, second, first, 0.4), 2.5
     second = writer.contradict(first)
-    return first, _reword_some(writer, second, first, 0.2), 2.0
+    return first, _reword_some(writer, second, first, 0.4), 2.0
 
 
 def _same_topic(writer: Writer) -> _Scored:
     first = writer.draw()
     if writer.chance(0.5):
         second = writer.contradict(writer.change_some(first, details=False))
-        return first, _reword_some(writer, second, first, 0.2), 1.5
+        return first, _reword_some(writer, second, first, 0.4), 1.5
     frames = [f for f in writer.vocabulary.frames if f.topic == first.frame.topic]
     frame = writer.pick([f for f in frames if f is not first.frame])
     shared = first if writer.chance(0.6) else None
