@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class _RankFilter(logging.Filter):
@@ -22,6 +28,26 @@ def get_logger(name: str) -> logging.Logger:
     if not any(isinstance(f, _RankFilter) for f in logger.filters):
         logger.addFilter(_RankFilter())
     return logger
+
+
+@lru_cache(maxsize=1)
+def error_console() -> Console:
+    """Returns the one console on stderr that log lines and progress bars share."""
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+class _BarFriendlyHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Prints above live progress bars instead of through them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def build_console_handler() -> logging.Handler:
+    """Returns the handler of the console: around progress bars on a terminal, else plain."""
+    return _BarFriendlyHandler() if sys.stderr.isatty() else logging.StreamHandler()
 
 
 def quiet_libraries() -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from embedllm.log import get_logger
+from embedllm.log import error_console, get_logger
 
 _log = get_logger(__name__)
 _LOG_EVERY_SECONDS = 20.0
@@ -17,11 +17,11 @@ _LOG_EVERY_SECONDS = 20.0
 def progress_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[int], None]]:
     """Yields a function that advances the progress by a number of units.
 
-    On a terminal this is a rich bar with rate and time left. Into a file, where a bar would be
-    invisible or garbage, it is one log line every 20 seconds with the same figures.
+    On a terminal this is a rich bar with rate and time left; bars nest. Into a file, where a bar
+    would be invisible or garbage, it is one log line every 20 seconds with the same figures.
     """
     if sys.stderr.isatty():
-        with _rich_bar(label, total, unit) as advance:
+        with rich_bar(label, total, unit) as advance:
             yield advance
         return
     start = last = time.monotonic()
@@ -47,8 +47,8 @@ def format_seconds(seconds: float) -> str:
 
 
 @contextmanager
-def _rich_bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
+def rich_bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Yields a function that advances a bar on the terminal; without one, nothing is shown."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -66,7 +66,8 @@ def _rich_bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], Non
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as bars:
+    console = error_console()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
         task = bars.add_task(label, total=total, rate="")
 
         def advance(count: int) -> None:

@@ -27,6 +27,7 @@ from embedllm.models.loading import load_adapted_encoder, load_encoder
 from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
 from embedllm.training.callbacks.dev_score import DevScore
+from embedllm.training.callbacks.step_bar import StepBar
 from embedllm.training.callbacks.step_log import StepLog
 from embedllm.training.callbacks.step_seed import StepSeed
 from embedllm.training.checkpoints import AtomicCheckpointIO, newest_checkpoint
@@ -233,6 +234,7 @@ def _build_trainer(
     settings = config.trainer
     callbacks: list[pl.Callback] = [
         StepSeed(config.seed),
+        StepBar(),
         StepLog(settings.log_every_n_steps),
         *([keeper] if keeper else []),
         # Two are kept: the newest and, should that be damaged, the one before.
