@@ -8,13 +8,14 @@ from embedllm.entry import run
 
 if TYPE_CHECKING:
     from embedllm.config import EvaluateConfig
+    from embedllm.entry import Invocation
 
 
-def main(config: EvaluateConfig, overrides: list[str]) -> None:
+def main(config: EvaluateConfig, invocation: Invocation) -> None:
     """Scores and prints the table."""
     from embedllm.evaluation.command import run_evaluate
 
-    run_evaluate(config, overrides)
+    run_evaluate(config, invocation.folder, overrides=invocation.overrides)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ from embedllm.entry import run
 
 if TYPE_CHECKING:
     from embedllm.config import TrainConfig
+    from embedllm.entry import Invocation
 
 
-def main(config: TrainConfig, overrides: list[str]) -> None:
+def main(config: TrainConfig, invocation: Invocation) -> None:
     """Trains and prints the scores before and after."""
     from embedllm.training.command import run_train
 
-    run_train(config, overrides)
+    run_train(config, invocation.folder, overrides=invocation.overrides)
 
 
 if __name__ == "__main__":

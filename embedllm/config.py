@@ -381,7 +381,7 @@ class EvaluateConfig:
     """Name of the result's folder under paths.output_dir."""
     seed: int = 42
     """Written to the result; scoring itself draws no random numbers."""
-    adapter: str | None = None
+    adapter_path: str | None = None
     """Adapter folder. It brings its own base model, prompt, clean-up, pooling and layer."""
     model: ModelConfig = MISSING
     prompt: PromptConfig = MISSING

@@ -10,7 +10,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,25 @@ def register() -> None:
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
 
 
-def run(config_name: str, task: Callable[[Any, list[str]], None]) -> None:
+@dataclass(frozen=True)
+class Invocation:
+    """How the task was called.
+
+    Attributes:
+        overrides: The command-line overrides, without Hydra's own.
+        folder: The run's folder; in a sweep each job has its own.
+    """
+
+    overrides: list[str]
+    folder: Path
+
+
+def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
     """Composes `conf/<config_name>.yaml` with the command line and calls the task.
 
     Args:
         config_name: `train` or `evaluate`.
-        task: Gets the typed config and the list of command-line overrides.
+        task: Gets the typed config and how it was called.
 
     Leaves the process with exit code 2 and one message on stderr for an error that the user
     can mend, 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
@@ -57,7 +70,11 @@ def run(config_name: str, task: Callable[[Any, list[str]], None]) -> None:
     def job(config: DictConfig) -> None:
         nonlocal is_composed
         is_composed = True
-        task(to_typed(config), list(HydraConfig.get().overrides.task))
+        hydra_config = HydraConfig.get()
+        folder = Path(hydra_config.runtime.output_dir)
+        if folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())
+        task(to_typed(config), Invocation(list(hydra_config.overrides.task), folder))
 
     main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
     try:

@@ -12,11 +12,12 @@ from embedllm.log import get_logger, quiet_libraries
 _log = get_logger(__name__)
 
 
-def run_evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
+def run_evaluate(config: EvaluateConfig, root: Path, *, overrides: list[str]) -> None:
     """Scores a model, with or without an adapter, and writes `results.json`.
 
     Args:
         config: The checked configuration.
+        root: The result's folder.
         overrides: The command line; tells a chosen model or prompt from a default one.
 
     Raises:
@@ -37,10 +38,10 @@ def run_evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
     device = resolve_device()
     tokens = config.evaluation.tokens_per_batch
     model, prompt = config.model, config.prompt
-    if config.adapter is None:
+    if config.adapter_path is None:
         encoder = load_encoder(model, prompt, cache_dir, device=device, tokens_per_batch=tokens)
     else:
-        folder = Path(config.adapter)
+        folder = Path(config.adapter_path)
         description = read_description(folder)
         _refuse_other_prompt(overrides)
         model, prompt = _base_model(config, description.model, overrides), description.prompt
@@ -55,15 +56,15 @@ def run_evaluate(config: EvaluateConfig, overrides: list[str]) -> None:
         config.evaluation,
         seconds=seconds,
         seed=config.seed,
-        adapter=config.adapter,
+        adapter=config.adapter_path,
         model=asdict(model),
         prompt=asdict(prompt),
         dtype=str(next(encoder.embedder.parameters()).dtype).removeprefix("torch."),
     )
-    path = Path(config.paths.output_dir) / config.run_name / "results.json"
+    path = root / "results.json"
     write_json(path, record)
     console = Console()
-    console.print(format_scores({Path(config.adapter or model.name).name: result}))
+    console.print(format_scores({Path(config.adapter_path or model.name).name: result}))
     console.print(f"results: {path}", soft_wrap=True)
 
 
@@ -84,6 +85,6 @@ def _refuse_other_prompt(overrides: list[str]) -> None:
     given = [o for o in overrides if o.lstrip("+~").startswith(("prompt=", "prompt."))]
     if given:
         raise ConfigError(
-            f"adapter=... brings the prompt it was trained with, so {given[0]} has no place; "
-            "leave it out, or leave out adapter=... to score the base model with that prompt"
+            f"adapter_path=... brings the prompt it was trained with, so {given[0]} has no place; "
+            "leave it out, or leave out adapter_path=... to score the base model with that prompt"
         )

@@ -125,8 +125,8 @@ def read_description(folder: Path) -> AdapterDescription:
     path = folder / _DESCRIPTION
     if not path.is_file():
         raise AdapterError(
-            f"adapter={folder} is no adapter folder: it has no {_DESCRIPTION} (train.py prints "
-            "the path of the one it wrote)"
+            f"adapter_path={folder} is no adapter folder: it has no {_DESCRIPTION} "
+            "(train.py prints the path of the one it wrote)"
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

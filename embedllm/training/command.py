@@ -11,11 +11,12 @@ from embedllm.log import get_logger, quiet_libraries
 _log = get_logger(__name__)
 
 
-def run_train(config: TrainConfig, overrides: list[str]) -> None:
+def run_train(config: TrainConfig, root: Path, *, overrides: list[str]) -> None:
     """Trains, then prints the scores before and after and the adapter's folder.
 
     Args:
         config: The checked configuration.
+        root: The run folder.
         overrides: The command line, for the message on how to resume.
     """
     quiet_libraries()
@@ -26,7 +27,6 @@ def run_train(config: TrainConfig, overrides: list[str]) -> None:
     from embedllm.progress import format_seconds
     from embedllm.training.runner import train
 
-    root = Path(config.paths.output_dir) / config.run_name
     rest = [o for o in overrides if not o.startswith("run_name=")]
     command = shlex.join(["python", "train.py", *rest, f"run_name={config.run_name}"])
     _log.info("run folder %s; should it stop, this goes on: %s", root, command)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
-from embedllm.config import TrainConfig, fingerprint
+from embedllm.config import TrainConfig, fingerprint, training_identity
 from embedllm.log import get_logger
 from embedllm.training.run_folder import RunFolder
 
@@ -44,7 +44,7 @@ def _build_wandb(config: TrainConfig, run: RunFolder) -> Logger | None:
         "tags": settings.tags or None,
         "name": config.run_name,
         # The same id after a resume continues the same W&B run.
-        "id": f"{config.run_name}-{fingerprint(asdict(config.paths))}"[:64],
+        "id": f"{config.run_name[:40]}-{fingerprint(training_identity(config))}",
         "save_dir": str(run.root),
         "config": asdict(config),
     }

@@ -160,14 +160,16 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
         _log.info("resuming from %s", checkpoint)
     # Models load in evaluation mode and Lightning leaves modes alone: without this no dropout.
     module.train()
-    trainer.fit(
-        module,
-        train_dataloaders=loader,
-        ckpt_path=str(checkpoint) if checkpoint else None,
-        weights_only=True,
-    )
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(
+            module,
+            train_dataloaders=loader,
+            ckpt_path=str(checkpoint) if checkpoint else None,
+            weights_only=True,
+        )
+    except SystemExit as error:
+        # Lightning answers Ctrl-C with sys.exit(1), which is the code of a bug here.
+        raise KeyboardInterrupt from error
     for logger in trainer.loggers:
         logger.finalize("success")
     if isinstance(keeper, DevScore):

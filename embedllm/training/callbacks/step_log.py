@@ -30,6 +30,7 @@ class StepLog(pl.Callback):
         self._sentences = self._tokens = 0
         self._window_seconds = self._all_seconds = 0.0
         self._batch_start = 0.0
+        self._learning_rate = 0.0
         self._steps_here = 0
         self._last_step = 0
 
@@ -40,8 +41,10 @@ class StepLog(pl.Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Starts the clock of the micro-batch."""
+        """Starts the clock of the micro-batch and notes the learning rate it will be used with."""
         self._batch_start = time.perf_counter()
+        # When the batch ends, the schedule has moved on to the next step's.
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_train_batch_end(
         self,
@@ -70,7 +73,7 @@ class StepLog(pl.Callback):
         metrics = {
             "train/loss": float(module.mean_loss.compute()),
             "train/in_batch_accuracy": float(module.mean_accuracy.compute()),
-            "train/learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/learning_rate": self._learning_rate,
             "train/sentences_per_second": self._sentences / self._window_seconds,
             "train/tokens_per_second": self._tokens / self._window_seconds,
             "train/negatives_per_anchor": float(module.num_negatives),

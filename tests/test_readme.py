@@ -1,0 +1,72 @@
+"""The commands and paths that README and docs show exist and work."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from embedllm.entry import CONF_DIR, register, to_typed
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def _commands() -> list[str]:
+    commands = []
+    for page in [*PAGES, *sorted((ROOT / "conf").rglob("*.yaml"))]:
+        for line in page.read_text(encoding="utf-8").splitlines():
+            text = line.strip().removeprefix("# ").strip()
+            text = re.sub(r"^(\w+=\S+ )+(?=python )", "", text)
+            if page.suffix == ".yaml" and not line.startswith("#"):
+                continue
+            match = re.match(r"python (train|evaluate)\.py.*", text)
+            if match:
+                commands.append(re.split(r"\s{2,}", match[0])[0])
+    return sorted(set(commands))
+
+
+def test_commands_are_found() -> None:
+    assert "python train.py experiment=smollm2-nli" in _commands()
+    assert len(_commands()) > 40
+
+
+@pytest.mark.parametrize("command", _commands())
+def test_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDLLM_DATA_DIR", "/data")
+    words = shlex.split(command)
+    config_name = words[1].removesuffix(".py")
+    overrides = [w for w in words[2:] if not w.startswith("--") and w != "job"]
+    register()
+    # A sweep composes once per value.
+    parts = [re.split(r",(?![^\[]*\])", o) for o in overrides] if "--multirun" in words else []
+    firsts = [p[0] for p in parts] or overrides
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = to_typed(compose(config_name, overrides=[*firsts, "run_name=x"]))
+    assert config.run_name == "x"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8"))
+    for target, anchor in links:
+        path = (page.parent / target).resolve() if target else page
+        assert path.exists(), f"{page.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = [re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings]
+            assert anchor in slugs, f"{page.name}: #{anchor}"
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"\bmake (\w+)", "".join(p.read_text("utf-8") for p in PAGES)))
+    assert {"demo", "test"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_ci_calls_the_readme_test_command() -> None:
+    assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")

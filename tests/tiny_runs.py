@@ -1,0 +1,109 @@
+"""Composes configs and runs tiny trainings, in this process or in another one."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from safetensors.torch import load_file
+from torch import Tensor
+
+from embedllm.config import EvaluateConfig, TrainConfig
+from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.training.runner import TrainResult, train
+
+REPOSITORY = CONF_DIR.parent
+
+# Two epochs of ten steps, the last batch of an epoch smaller; the adapter of the last step is
+# kept, so every step shows in it.
+TWENTY_STEPS = (
+    "evaluation=none",
+    "data.max_examples=78",
+    "trainer.max_epochs=2",
+    "trainer.max_steps=20",
+)
+
+
+def compose_train(*overrides: str) -> TrainConfig:
+    """Returns the config that `train.py` would get with these overrides."""
+    config = _compose("train", overrides)
+    assert isinstance(config, TrainConfig)
+    return config
+
+
+def compose_evaluate(*overrides: str) -> EvaluateConfig:
+    """Returns the config that `evaluate.py` would get with these overrides."""
+    config = _compose("evaluate", overrides)
+    assert isinstance(config, EvaluateConfig)
+    return config
+
+
+def _compose(name: str, overrides: tuple[str, ...]) -> Any:
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return to_typed(compose(name, overrides=list(overrides)))
+
+
+def tiny_config(output_dir: Path, *overrides: str) -> TrainConfig:
+    """Returns the config of `train.py debug=tiny` on CPU with a run folder `output_dir`/run."""
+    return compose_train(
+        "debug=tiny",
+        "run_name=run",
+        f"paths.output_dir={output_dir}",
+        "trainer.accelerator=cpu",
+        *overrides,
+    )
+
+
+def train_tiny(output_dir: Path, *overrides: str) -> TrainResult:
+    """Runs or resumes the training of `tiny_config` in this process."""
+    return train(tiny_config(output_dir, *overrides), output_dir / "run")
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Returns the saved tensors of an adapter folder, of whatever kind."""
+    weights: dict[str, Tensor] = {}
+    for path in sorted(folder.glob("*model*.safetensors")):
+        weights |= load_file(path)
+    assert weights
+    return weights
+
+
+def have_equal_weights(left: Path, right: Path) -> bool:
+    """Whether two adapter folders hold bitwise the same tensors."""
+    first, second = read_weights(left), read_weights(right)
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the content of a JSON file."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def script_environment(**changes: str | None) -> dict[str, str]:
+    """Returns this process's environment with one thread; None takes a variable away."""
+    values = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def run_script(
+    *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Runs `python ARGUMENTS` in the repository and returns what came out."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=REPOSITORY,
+        env=dict(environment) if environment is not None else script_environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
