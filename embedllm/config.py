@@ -170,8 +170,9 @@ class DataConfig:
     from which the in-batch negatives come."""
     drop_last: bool = False
     """Leave out the last, smaller batch of an epoch."""
-    tokens_per_pack: int = 1024
-    """Padded tokens per forward pass within a step; rows of similar length share one."""
+    tokens_per_pack: int | None = None
+    """Padded tokens per forward pass within a step, where rows of similar length share one;
+    default by device (1,024 on a CPU, 16,384 on a GPU)."""
 
     def __post_init__(self) -> None:
         _one_of("data.source", self.source, ("sample", "path"))
@@ -300,8 +301,8 @@ class EvaluationConfig:
     """`strict`: counts and checksums must match; `counts`: other texts are scored and marked."""
     protocol: str = "paper"
     """`paper`: one Spearman over all subsets of a year; `mean`: the mean over the subsets."""
-    tokens_per_batch: int = 4096
-    """Padded tokens per forward pass."""
+    tokens_per_batch: int | None = None
+    """Padded tokens per forward pass; default by device (4,096 on a CPU, 32,768 on a GPU)."""
 
     def __post_init__(self) -> None:
         _one_of("evaluation.layout", self.layout, ("auto", "senteval", "jsonl"))

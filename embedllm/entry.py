@@ -18,6 +18,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -74,7 +75,13 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
         folder = Path(hydra_config.runtime.output_dir)
         if folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
-        task(to_typed(config), Invocation(list(hydra_config.overrides.task), folder))
+        try:
+            task(to_typed(config), Invocation(list(hydra_config.overrides.task), folder))
+        except EmbedllmError as error:
+            # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
+            if hydra_config.mode == RunMode.MULTIRUN:
+                raise
+            _leave(str(error), error.exit_code)
 
     main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,6 +13,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from embedllm.errors import CheckpointError
+
+_WRITE_ERRNOS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+)
+
 
 def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal."""
@@ -20,18 +35,23 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader, also after a crash, sees the old or the new content."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(work).replace(path)
-    except BaseException:
-        Path(work).unlink(missing_ok=True)
-        raise
+    """Writes a file so that a reader, also after a crash, sees the old or the new content.
+
+    Raises:
+        CheckpointError: The disk is full or the folder cannot be written; the old file stays.
+    """
+    with _as_write_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(work).replace(path)
+        except BaseException:
+            Path(work).unlink(missing_ok=True)
+            raise
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -46,19 +66,46 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     An existing `target` is replaced; between the two renames there is a moment without one, so
     callers who need the old one at any moment use a new name instead.
+
+    Raises:
+        CheckpointError: The disk is full or the folder cannot be written; the old one stays.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    with _as_write_error(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            yield work
+            for path in work.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+            # mkdtemp makes the folder private to its owner; the result is an ordinary one.
+            work.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            work.rename(target)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def _as_write_error(path: Path) -> Iterator[None]:
+    """Turns a full, read-only or broken disk into one message."""
     try:
-        yield work
-        for path in work.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        # mkdtemp makes the folder private to its owner; the result is an ordinary one.
-        work.chmod(0o755)
-        if target.exists():
-            shutil.rmtree(target)
-        work.rename(target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        yield
+    except OSError as error:
+        if error.errno not in _WRITE_ERRNOS:
+            raise
+        raise _write_error(path, error) from error
+    except SafetensorError as error:
+        # safetensors writes outside Python and reports the disk's errors as text.
+        if not any(os.strerror(number) in str(error) for number in _WRITE_ERRNOS):
+            raise
+        raise _write_error(path, error) from error
+
+
+def _write_error(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be written: {error}. What was saved before is still there; make room, or "
+        "set paths.output_dir (paths.cache_dir for converted models) to another disk"
+    )

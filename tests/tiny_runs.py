@@ -6,10 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
@@ -17,6 +20,7 @@ from torch import Tensor
 
 from embedllm.config import EvaluateConfig, TrainConfig
 from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.training import runner
 from embedllm.training.runner import TrainResult, train
 
 REPOSITORY = CONF_DIR.parent
@@ -65,6 +69,22 @@ def tiny_config(output_dir: Path, *overrides: str) -> TrainConfig:
 def train_tiny(output_dir: Path, *overrides: str) -> TrainResult:
     """Runs or resumes the training of `tiny_config` in this process."""
     return train(tiny_config(output_dir, *overrides), output_dir / "run")
+
+
+@contextmanager
+def extra_callback(callback: pl.Callback, *, is_first: bool = False) -> Iterator[None]:
+    """Gives trainings in the block one more callback, before or behind all others."""
+    build_trainer = runner._build_trainer
+
+    def build(*args: Any) -> pl.Trainer:
+        trainer = build_trainer(*args)
+        # Given to the trainer later on, so it can come behind the checkpoint callback.
+        trainer.callbacks.insert(0 if is_first else len(trainer.callbacks), callback)
+        return trainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runner, "_build_trainer", build)
+        yield
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ from embedllm.data.schema import Example
 from embedllm.errors import DataError
 
 
-@dataclass(frozen=True)
+# Not frozen: with precision bf16-true Lightning copies the fields of whatever a batch is.
+@dataclass
 class ContrastiveBatch:
     """One contrastive batch: all its texts are candidates for all its anchors.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 
 from embedllm.config import EvaluateConfig, ModelConfig
@@ -27,7 +27,7 @@ def run_evaluate(config: EvaluateConfig, root: Path, *, overrides: list[str]) ->
     from rich.console import Console
 
     from embedllm.evaluation.report import format_scores
-    from embedllm.evaluation.run import build_record, load_configured_tasks, score
+    from embedllm.evaluation.run import load_configured_tasks, score_and_record
     from embedllm.files import write_json
     from embedllm.models.adapter_folder import read_description
     from embedllm.models.backbone import resolve_device
@@ -49,17 +49,15 @@ def run_evaluate(config: EvaluateConfig, root: Path, *, overrides: list[str]) ->
             folder, cache_dir, device=device, model=model, tokens_per_batch=tokens
         )
     _log.info("prompt in use: %s", encoder.describe())
-    result, seconds = score(encoder, tasks, config.evaluation, label="encoding")
-    record = build_record(
-        result,
+    result, record = score_and_record(
+        encoder,
         tasks,
         config.evaluation,
-        seconds=seconds,
+        label="encoding",
         seed=config.seed,
+        model=model,
+        prompt=prompt,
         adapter=config.adapter_path,
-        model=asdict(model),
-        prompt=asdict(prompt),
-        dtype=str(next(encoder.embedder.parameters()).dtype).removeprefix("torch."),
     )
     path = root / "results.json"
     write_json(path, record)
@@ -72,13 +70,9 @@ def _base_model(config: EvaluateConfig, saved: ModelConfig, overrides: list[str]
     """Returns the saved base model with what the command line says about `model` on top."""
     if any(o.startswith("model=") for o in overrides):
         return config.model
-    values = asdict(saved)
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        if key.startswith("model."):
-            name = key.split(".")[1]
-            values[name] = getattr(config.model, name)
-    return ModelConfig(**values)
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    names = {key.split(".")[1] for key in keys if key.startswith("model.")}
+    return replace(saved, **{name: getattr(config.model, name) for name in names})
 
 
 def _refuse_other_prompt(overrides: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -11,7 +12,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from embedllm.config import EvaluationConfig
+from embedllm.config import EvaluationConfig, ModelConfig, PromptConfig
 from embedllm.evaluation.readers import Layout
 from embedllm.evaluation.sts import ScoreProtocol, STSResult, evaluate_sts
 from embedllm.evaluation.tasks import PairTask, Verify, fingerprint_task, load_tasks
@@ -19,7 +20,12 @@ from embedllm.versions import git_revision, hardware, library_versions
 
 
 class ProgressEncoder(Protocol):
-    """An encoder that can show its progress."""
+    """An encoder that can show its progress and knows the type of its weights."""
+
+    @property
+    def dtype(self) -> str:
+        """Type of the base weights, for example `float32`."""
+        ...
 
     def encode(self, sentences: Sequence[str], *, progress: str | None) -> NDArray[np.float32]:
         """Returns one embedding per sentence, float32 [N, D]."""
@@ -53,46 +59,47 @@ def load_configured_tasks(config: EvaluationConfig, names: Sequence[str]) -> lis
     )
 
 
-def score(
-    encoder: ProgressEncoder, tasks: Sequence[PairTask], config: EvaluationConfig, *, label: str
-) -> tuple[STSResult, float]:
-    """Returns the scores and the seconds they took, with a progress bar under `label`."""
+def score_and_record(
+    encoder: ProgressEncoder,
+    tasks: Sequence[PairTask],
+    config: EvaluationConfig,
+    *,
+    label: str,
+    seed: int,
+    model: ModelConfig,
+    prompt: PromptConfig,
+    adapter: str | None,
+) -> tuple[STSResult, dict[str, Any]]:
+    """Returns the scores, and the JSON record with everything needed to repeat them.
+
+    Args:
+        encoder: What is scored.
+        tasks: The tasks; their checksums are recorded.
+        config: How they are scored.
+        label: Label of the progress bar.
+        seed: The run's seed.
+        model: Config of the base model.
+        prompt: Config of the prompt.
+        adapter: Folder of the adapter, None for the base model as it is.
+    """
     start = time.perf_counter()
     result = evaluate_sts(
         _Labelled(encoder, label), tasks, protocol=cast(ScoreProtocol, config.protocol)
     )
-    return result, time.perf_counter() - start
-
-
-def build_record(
-    result: STSResult,
-    tasks: Sequence[PairTask],
-    config: EvaluationConfig,
-    *,
-    seconds: float,
-    seed: int,
-    **facts: Any,
-) -> dict[str, Any]:
-    """Returns the JSON record of one evaluation.
-
-    Args:
-        result: The scores.
-        tasks: The tasks scored; their checksums are recorded.
-        config: How they were scored.
-        seconds: Wall-clock time of encoding and scoring.
-        seed: The run's seed.
-        **facts: Model, adapter, prompt, dtype and whatever else identifies what was scored.
-    """
-    return {
+    record = {
         **result.to_dict(),
         "protocol": config.protocol,
         "verify": config.verify,
         "data": {task.name: fingerprint_task(task) for task in tasks},
-        **facts,
+        "model": asdict(model),
+        "adapter": adapter,
+        "prompt": asdict(prompt),
+        "dtype": encoder.dtype,
         "seed": seed,
-        "seconds": round(seconds, 2),
+        "seconds": round(time.perf_counter() - start, 2),
         "versions": library_versions(),
         "hardware": hardware(),
         "git_revision": git_revision(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    return result, record

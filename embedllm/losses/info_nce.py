@@ -40,7 +40,8 @@ class InfoNCE(nn.Module):
 
     def __init__(self, temperature: float = 0.05, hard_negative_weight: float = 0.0) -> None:
         super().__init__()
-        if temperature <= 0:
+        # Written so that nan is refused as well.
+        if not temperature > 0:
             raise ValueError(f"temperature must be greater than 0, got {temperature}")
         self.temperature = temperature
         self.hard_negative_weight = hard_negative_weight

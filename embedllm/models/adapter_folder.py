@@ -105,7 +105,7 @@ def save_adapter(
             model=model,
             prompt=prompt,
             method=adapter.method,
-            dtype=_dtype_name(trunk),
+            dtype=encoder.dtype,
             training=dict(training),
             checksums={p.name: sha256_of(p) for p in sorted(work.iterdir())},
             versions=library_versions(),
@@ -212,7 +212,7 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
         )
     norms = np.linalg.norm(saved, axis=1)
     distance = float((np.linalg.norm(loaded - saved, axis=1) / norms).max())
-    dtype = _dtype_name(encoder.embedder.trunk)
+    dtype = encoder.dtype
     same = dtype == saved_dtype
     tolerance = PROBE_TOLERANCE_SAME_DTYPE if same else PROBE_TOLERANCE_OTHER_DTYPE
     if not distance <= tolerance:
@@ -223,11 +223,3 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
             "leave out model=... and prompt=... to use the adapter's own"
         )
     return distance
-
-
-def _dtype_name(trunk: nn.Module) -> str:
-    """Returns the type of the base weights; adapter weights can be kept in float32 above it."""
-    base = cast(Any, trunk)
-    if hasattr(trunk, "get_base_model"):
-        base = base.get_base_model()
-    return str(base.get_input_embeddings().weight.dtype).removeprefix("torch.")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
-from embedllm.models.packing import Pack, pack
+from embedllm.models.packing import Pack, default_pack_tokens, pack
 from embedllm.prompts.template import Prompt
 from embedllm.prompts.tokenize import tokenize, trailing_special_tokens
 
@@ -29,7 +29,7 @@ class SentenceEncoder:
         tokenizer: The backbone's tokenizer.
         prompt: Template, clean-up and token budget of evaluation and use.
         max_length: Positions of the backbone, None for no limit.
-        tokens_per_batch: Padded tokens per forward pass.
+        tokens_per_batch: Padded tokens per forward pass; None for the device's default.
     """
 
     def __init__(
@@ -39,13 +39,21 @@ class SentenceEncoder:
         prompt: Prompt,
         *,
         max_length: int | None = None,
-        tokens_per_batch: int = 4096,
+        tokens_per_batch: int | None = None,
     ) -> None:
         self.embedder = embedder
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.max_length = max_length
         self.tokens_per_batch = tokens_per_batch
+
+    @property
+    def dtype(self) -> str:
+        """Type of the base weights; adapter weights can be kept in float32 above them."""
+        trunk = cast(Any, self.embedder.trunk)
+        if hasattr(trunk, "get_base_model"):
+            trunk = trunk.get_base_model()
+        return str(trunk.get_input_embeddings().weight.dtype).removeprefix("torch.")
 
     def encode(self, sentences: Sequence[str], *, progress: str | None = None) -> np.ndarray:
         """Returns one vector per sentence, [N, D] float32, in the order given.
@@ -59,8 +67,9 @@ class SentenceEncoder:
             progress: Label of a progress bar with rate and time left; None for no bar.
         """
         index = {text: i for i, text in enumerate(dict.fromkeys(sentences))}
-        packs = pack(self.token_ids(list(index)), max_tokens=self.tokens_per_batch)
         device = next(self.embedder.parameters()).device
+        budget = self.tokens_per_batch or default_pack_tokens(device, training=False)
+        packs = pack(self.token_ids(list(index)), max_tokens=budget)
         distinct: np.ndarray | None = None
         with _evaluation_mode(self.embedder), torch.inference_mode():
             for batch in _with_progress(packs, progress):

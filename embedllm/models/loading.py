@@ -34,7 +34,7 @@ def load_encoder(
     cache_dir: Path,
     *,
     device: torch.device,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int | None = None,
 ) -> SentenceEncoder:
     """Returns the encoder of a base model as it is.
 
@@ -72,7 +72,7 @@ def load_adapted_encoder(
     *,
     device: torch.device,
     model: ModelConfig | None = None,
-    tokens_per_batch: int = 4096,
+    tokens_per_batch: int | None = None,
 ) -> SentenceEncoder:
     """Returns the encoder that an adapter folder describes, verified by its probe.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -54,6 +55,7 @@ def _build_wandb(config: TrainConfig, run: RunFolder) -> Logger | None:
             return _start_wandb(attempt, arguments, settings.timeout_seconds)
         except Exception as error:
             _log.warning("W&B did not start in mode %s: %s", attempt, error)
+            _stop_wandb_service()
     _log.warning("the run goes on without W&B")
     return None
 
@@ -71,6 +73,14 @@ def _start_wandb(mode: str, arguments: dict[str, Any], timeout_seconds: int) -> 
     if mode == "offline":
         _log.info("W&B is offline; upload with `wandb sync %s`", os.path.dirname(folder))  # noqa: PTH120
     return logger
+
+
+def _stop_wandb_service() -> None:
+    """Ends W&B's service process, which else keeps the run's id after a failed start."""
+    with suppress(Exception):
+        import wandb
+
+        wandb.teardown()
 
 
 def _has_saved_key() -> bool:

@@ -13,11 +13,11 @@ from transformers import get_scheduler
 
 from embedllm.config import TrainerConfig
 from embedllm.data.loader import ContrastiveBatch
-from embedllm.errors import CheckpointError
+from embedllm.errors import CheckpointError, ConfigError
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.adapters import trainable_state
 from embedllm.models.embedder import Embedder
-from embedllm.models.packing import pack
+from embedllm.models.packing import default_pack_tokens, pack
 
 
 class ContrastiveModule(pl.LightningModule):
@@ -28,7 +28,7 @@ class ContrastiveModule(pl.LightningModule):
         loss: The contrastive loss.
         trainer_config: Optimisation settings.
         total_steps: Optimizer steps of the run, which the schedule spans.
-        tokens_per_pack: Padded tokens per forward pass.
+        tokens_per_pack: Padded tokens per forward pass; None for the device's default.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ContrastiveModule(pl.LightningModule):
         trainer_config: TrainerConfig,
         *,
         total_steps: int,
-        tokens_per_pack: int,
+        tokens_per_pack: int | None,
     ) -> None:
         super().__init__()
         self.embedder = embedder
@@ -53,13 +53,25 @@ class ContrastiveModule(pl.LightningModule):
         self.strict_loading = False
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
-        """Returns the loss of one contrastive batch, with gradient."""
-        vectors = self.embedder.embed_packs(pack(batch.token_ids, max_tokens=self.tokens_per_pack))
+        """Returns the loss of one contrastive batch, with gradient.
+
+        Raises:
+            ConfigError: The loss is not finite. Every later step and score would be worthless,
+                and not visibly so: a rank correlation of NaNs is a number.
+        """
+        budget = self.tokens_per_pack or default_pack_tokens(self.device, training=True)
+        vectors = self.embedder.embed_packs(pack(batch.token_ids, max_tokens=budget))
         anchors, positives, negatives = vectors.split(
             [batch.num_anchors, batch.num_anchors, len(batch.negative_owner)]
         )
         owner = torch.tensor(batch.negative_owner, device=self.device, dtype=torch.long)
         output = self.loss(anchors, positives, negatives if len(owner) else None, owner)
+        if not torch.isfinite(output.loss):
+            raise ConfigError(
+                f"the loss is {output.loss.item()} at step {self.global_step + 1}: training has "
+                "diverged. Lower trainer.learning_rate, or use more bits in trainer.precision and "
+                "model.dtype; start under another run_name, for the weights are lost"
+            )
         self.mean_loss.update(output.loss.detach(), weight=batch.num_anchors)
         self.mean_accuracy.update(output.accuracy, weight=batch.num_anchors)
         self.num_negatives = output.num_negatives

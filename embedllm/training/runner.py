@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,7 @@ import torch
 from embedllm.config import TrainConfig
 from embedllm.data.examples import TrainingData, load_training_data
 from embedllm.data.loader import ContrastiveLoader
-from embedllm.evaluation.run import build_record, load_configured_tasks, score
+from embedllm.evaluation.run import load_configured_tasks, score_and_record
 from embedllm.evaluation.tasks import PairTask
 from embedllm.log import get_logger
 from embedllm.losses.info_nce import InfoNCE
@@ -116,15 +115,15 @@ def _train_and_keep_best(
     )
     _log.info("prompt in use: %s", encoder.describe())
     if config.evaluation.before and inputs.tasks and run.read_result("before") is None:
-        result, seconds = score(encoder, inputs.tasks, config.evaluation, label="before training")
-        record = build_record(
-            result,
+        result, record = score_and_record(
+            encoder,
             inputs.tasks,
             config.evaluation,
-            seconds=seconds,
+            label="before training",
             seed=config.seed,
+            model=config.model,
+            prompt=config.prompt,
             adapter=None,
-            **_facts(config, encoder),
         )
         run.write_result("before", record)
         _log.info("before training: average %.2f", result.average)
@@ -312,23 +311,15 @@ def _score_adapter(
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
     )
-    result, seconds = score(encoder, tasks, config.evaluation, label="after training")
-    record = build_record(
-        result,
+    _, record = score_and_record(
+        encoder,
         tasks,
         config.evaluation,
-        seconds=seconds,
+        label="after training",
         seed=config.seed,
+        model=config.model,
+        prompt=config.prompt,
         adapter=str(run.adapter),
-        **_facts(config, encoder),
     )
     run.write_result("after", record)
     return record
-
-
-def _facts(config: TrainConfig, encoder: SentenceEncoder) -> Mapping[str, Any]:
-    return {
-        "model": asdict(config.model),
-        "prompt": asdict(config.prompt),
-        "dtype": str(next(encoder.embedder.parameters()).dtype).removeprefix("torch."),
-    }

@@ -230,7 +230,7 @@ def test_demonstrations_are_not_cut(tokenizer: PreTrainedTokenizerBase) -> None:
     ids = tokenize([SENTENCES[3]], tokenizer=tokenizer, prompt=build_prompt(config))[0]
     text = tokenizer.decode(ids)
     assert text.count(SENTENCES[3]) == 1
-    assert text.endswith('Football".This sentence : "Two children" means in one word:"')
+    assert text.endswith('Football".This sentence : "Two" means in one word:"')
 
 
 def test_tokenizer_without_offsets_cannot_cut(

@@ -18,6 +18,7 @@ import torch
 from tiny_runs import (
     REPOSITORY,
     TWENTY_STEPS,
+    extra_callback,
     have_equal_weights,
     read_json,
     read_weights,
@@ -72,18 +73,8 @@ class DieAtStep(pl.Callback):
 @contextmanager
 def dying_at(step: int, *, before_hooks: bool = False) -> Iterator[None]:
     """Kills the training at a step: after its hooks, or before its log, score and checkpoint."""
-    build_trainer = runner._build_trainer
-
-    def build(*args: Any) -> pl.Trainer:
-        trainer = build_trainer(*args)
-        # Appended after construction, so it comes behind the checkpoint callback.
-        trainer.callbacks.insert(0 if before_hooks else len(trainer.callbacks), DieAtStep(step))
-        return trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_build_trainer", build)
-        with pytest.raises(Death):
-            yield
+    with extra_callback(DieAtStep(step), is_first=before_hooks), pytest.raises(Death):
+        yield
 
 
 @pytest.fixture
@@ -427,15 +418,7 @@ def test_checkpoints_hold_plain_trainable_weights_alone(adapter: str, tmp_path: 
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             modules.append(pl_module)
 
-    build_trainer = runner._build_trainer
-
-    def build(*args: Any) -> pl.Trainer:
-        trainer = build_trainer(*args)
-        trainer.callbacks.append(Spy())
-        return trainer
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_build_trainer", build)
+    with extra_callback(Spy()):
         train_tiny(tmp_path, "evaluation=none", f"adapter={adapter}")
     path = newest_checkpoint(tmp_path / "run" / "checkpoints")
     assert path is not None

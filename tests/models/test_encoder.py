@@ -1,0 +1,193 @@
+"""Sentences to vectors: order, duplicates, the empty cases, and the state of the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import ModelFactory
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from embedllm.models.embedder import Embedder
+from embedllm.models.encoder import SentenceEncoder
+
+if TYPE_CHECKING:
+    from conftest import EncoderBuilder
+
+ATOL_FLOAT32 = 1e-5
+# Distance of unlike sentences; far above what rounding changes.
+VISIBLE = 1e-2
+
+SENTENCES = [
+    "A man is riding a horse.",
+    "Rain!",
+    "Two children are playing football on the beach while their parents watch them.",
+    "",
+    'He said "no".',
+    "\U0001f600 caf\u00e9",
+]
+
+
+@pytest.fixture
+def encoder(tiny_opt: ModelFactory, build_encoder: EncoderBuilder) -> SentenceEncoder:
+    return build_encoder(tiny_opt())
+
+
+def watch_rows(embedder: Embedder) -> list[int]:
+    """Returns a list that grows by the number of rows of every forward pass."""
+    seen: list[int] = []
+    embedder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    return seen
+
+
+def test_order_of_the_input(encoder: SentenceEncoder) -> None:
+    vectors = encoder.encode(SENTENCES)
+    assert vectors.shape == (len(SENTENCES), 32)
+    assert vectors.dtype == np.float32
+    one_by_one = np.concatenate([encoder.encode([s]) for s in SENTENCES])
+    np.testing.assert_allclose(vectors, one_by_one, atol=ATOL_FLOAT32)
+    np.testing.assert_allclose(encoder.encode(SENTENCES[::-1]), vectors[::-1], atol=ATOL_FLOAT32)
+    distances = np.linalg.norm(vectors[:, None] - vectors[None], axis=-1)
+    assert distances[~np.eye(len(SENTENCES), dtype=bool)].min() > VISIBLE
+
+
+def test_each_distinct_sentence_is_computed_once(encoder: SentenceEncoder) -> None:
+    seen = watch_rows(encoder.embedder)
+    repeated = [SENTENCES[i] for i in (0, 1, 0, 0, 2, 1)]
+    vectors = encoder.encode(repeated)
+    assert sum(seen) == 3
+    assert np.array_equal(vectors[0], vectors[2])
+    assert np.array_equal(vectors[1], vectors[5])
+    plain = encoder.encode(SENTENCES[:3])
+    np.testing.assert_allclose(vectors, plain[[0, 1, 0, 0, 2, 1]], atol=ATOL_FLOAT32)
+
+
+def test_no_sentences(encoder: SentenceEncoder) -> None:
+    vectors = encoder.encode([])
+    assert vectors.shape == (0, 32)
+    assert vectors.dtype == np.float32
+
+
+def test_no_sentences_has_the_projected_width(
+    tiny_opt_post_norm: ModelFactory, build_encoder: EncoderBuilder
+) -> None:
+    assert build_encoder(tiny_opt_post_norm()).encode([]).shape == (0, 16)
+
+
+def test_empty_sentence(encoder: SentenceEncoder) -> None:
+    vector = encoder.encode([""])
+    assert vector.shape == (1, 32)
+    assert np.isfinite(vector).all()
+    # White space alone is cleaned to nothing.
+    np.testing.assert_allclose(encoder.encode([" \n"]), vector, atol=ATOL_FLOAT32)
+
+
+def test_empty_sentence_without_a_template(
+    tiny_opt: ModelFactory, build_encoder: EncoderBuilder
+) -> None:
+    encoder = build_encoder(tiny_opt(pooling="mean"), "{sentence}", clean_up="none")
+    assert np.isfinite(encoder.encode(["", "x"])).all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_mode_is_restored(encoder: SentenceEncoder, training: bool) -> None:
+    encoder.embedder.train(training)
+    during: list[bool] = []
+    encoder.embedder.trunk.register_forward_pre_hook(
+        lambda module, args: during.append(module.training)
+    )
+    encoder.encode(SENTENCES)
+    assert during
+    assert not any(during)
+    assert {module.training for module in encoder.embedder.modules()} == {training}
+
+
+def test_mode_is_restored_after_an_error(encoder: SentenceEncoder) -> None:
+    def fail(module: torch.nn.Module, args: Any) -> None:
+        raise RuntimeError("no memory")
+
+    encoder.embedder.train()
+    encoder.embedder.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        encoder.encode(SENTENCES)
+    assert encoder.embedder.training
+
+
+def test_dropout_is_off(tiny_opt: ModelFactory, build_encoder: EncoderBuilder) -> None:
+    encoder = build_encoder(tiny_opt(architecture={"dropout": 0.5}))
+    encoder.embedder.train()
+    assert np.array_equal(encoder.encode(SENTENCES), encoder.encode(SENTENCES))
+    ids = torch.tensor(encoder.token_ids(SENTENCES[:1]))
+    first, second = (encoder.embedder(ids, torch.ones_like(ids)) for _ in range(2))
+    assert (first - second).abs().max() > VISIBLE, "dropout is on outside encode"
+
+
+def test_no_gradients(encoder: SentenceEncoder) -> None:
+    encoder.embedder.requires_grad_(True)
+    recording: list[bool] = []
+    encoder.embedder.register_forward_hook(
+        lambda module, args, output: recording.append(output.requires_grad)
+    )
+    encoder.encode(SENTENCES)
+    assert recording
+    assert not any(recording)
+    assert all(p.grad is None for p in encoder.embedder.parameters())
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("tokens_per_batch", [1, 50, 200])
+def test_tokens_per_batch_does_not_matter(
+    tokens_per_batch: int, tiny_family: ModelFactory, build_encoder: EncoderBuilder
+) -> None:
+    large, small = (
+        build_encoder(tiny_family(), tokens_per_batch=tokens) for tokens in (4096, tokens_per_batch)
+    )
+    seen_large, seen_small = watch_rows(large.embedder), watch_rows(small.embedder)
+    np.testing.assert_allclose(
+        small.encode(SENTENCES), large.encode(SENTENCES), atol=ATOL_FLOAT32, rtol=ATOL_FLOAT32
+    )
+    assert len(seen_small) > len(seen_large) == 1
+
+
+def test_progress_changes_nothing(encoder: SentenceEncoder) -> None:
+    plain = encoder.encode(SENTENCES)
+    assert np.array_equal(encoder.encode(SENTENCES, progress="encoding"), plain)
+
+
+def test_prompt_is_used(tiny_opt: ModelFactory, build_encoder: EncoderBuilder) -> None:
+    with_prompt = build_encoder(tiny_opt())
+    bare = build_encoder(tiny_opt(), "{sentence}")
+    sentence = ["A man is riding a horse."]
+    assert np.abs(with_prompt.encode(sentence) - bare.encode(sentence)).max() > VISIBLE
+    written_out = 'This sentence : "A man is riding a horse." means in one word:"'
+    unchanged = build_encoder(tiny_opt(), "{sentence}", clean_up="none")
+    np.testing.assert_allclose(
+        unchanged.encode([written_out]), with_prompt.encode(sentence), atol=ATOL_FLOAT32
+    )
+
+
+def test_sentences_longer_than_the_model_are_cut(encoder: SentenceEncoder) -> None:
+    assert encoder.max_length == 128
+    text = "one two three " * 200
+    assert max(map(len, encoder.token_ids([text, "x"]))) <= 128
+    assert np.isfinite(encoder.encode([text, "x"])).all()
+
+
+def test_describe_shows_prompt_and_last_three_tokens(encoder: SentenceEncoder) -> None:
+    text = encoder.describe("Rain falls")
+    ids = encoder.token_ids(["Rain falls"])[0]
+    last = [encoder.tokenizer.convert_ids_to_tokens(i) for i in ids[-3:]]
+    assert 'This sentence : "Rain falls." means in one word:"' in text
+    assert f"{len(ids)} tokens, the last three {last}" in text
+    assert "left out" not in text
+
+
+def test_describe_tells_of_a_dropped_end_token(encoder: SentenceEncoder) -> None:
+    backend = Tokenizer.from_str(encoder.tokenizer.backend_tokenizer.to_str())
+    backend.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
+    encoder.tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    assert "trailing ['</s>'] is left out" in encoder.describe()
