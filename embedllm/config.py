@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,8 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 POOLINGS = ("last", "mean", "weighted_mean")
 CLEAN_UPS = ("paper", "none")
 LR_SCHEDULES = ("linear", "cosine", "constant_with_warmup")
+ACCELERATORS = ("auto", "cpu", "gpu")
+MAX_SEED = 2**32 - 1  # numpy's
 
 
 def _one_of(key: str, value: object, allowed: Collection[object]) -> None:
@@ -36,7 +39,8 @@ def _one_of(key: str, value: object, allowed: Collection[object]) -> None:
 def _at_least(key: str, value: float | None, minimum: float, *, strictly: bool = False) -> None:
     if value is None:
         return
-    if value < minimum or (strictly and value == minimum):
+    # NaN is smaller than nothing and infinity larger than all, but both are wrong everywhere.
+    if not math.isfinite(value) or value < minimum or (strictly and value == minimum):
         relation = "greater than" if strictly else "at least"
         raise ConfigError(f"{key}={value} is out of range; it must be {relation} {minimum}")
 
@@ -72,6 +76,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _one_of("model.init", self.init, ("pretrained", "random"))
+        _at_least("model.init_seed", self.init_seed, 0)
         _one_of("model.dtype", self.dtype, DTYPES)
         _one_of("model.pooling", self.pooling, POOLINGS)
         if self.layer == 0:
@@ -236,16 +241,22 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         _one_of("trainer.precision", self.precision, PRECISIONS)
         _one_of("trainer.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        _one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
         _at_least("trainer.max_epochs", self.max_epochs, 1)
         _at_least("trainer.max_steps", self.max_steps, 1)
         _at_least("trainer.learning_rate", self.learning_rate, 0, strictly=True)
         _at_least("trainer.warmup_steps", self.warmup_steps, 0)
+        _at_least("trainer.weight_decay", self.weight_decay, 0)
+        _at_least("trainer.adam_epsilon", self.adam_epsilon, 0, strictly=True)
         _at_least("trainer.gradient_clip_norm", self.gradient_clip_norm, 0)
         _at_least("trainer.accumulate_grad_batches", self.accumulate_grad_batches, 1)
         _at_least("trainer.log_every_n_steps", self.log_every_n_steps, 1)
         _at_least("trainer.checkpoint_every_n_steps", self.checkpoint_every_n_steps, 1)
-        if len(self.adam_betas) != 2:
-            raise ConfigError(f"trainer.adam_betas={self.adam_betas} must be two numbers")
+        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise ConfigError(
+                f"trainer.adam_betas={self.adam_betas} is out of range; it must be two numbers "
+                "from 0 to below 1"
+            )
 
 
 @dataclass
@@ -279,6 +290,9 @@ class LoggerConfig:
     """W&B tags."""
     timeout_seconds: int = 30
     """How long W&B may take to answer before the run goes on offline."""
+
+    def __post_init__(self) -> None:
+        _at_least("logger.timeout_seconds", self.timeout_seconds, 1)
 
 
 @dataclass
@@ -345,6 +359,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _one_of("resume", self.resume, ("auto", "never"))
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed={self.seed} is out of range; it must be 0 to {MAX_SEED}")
         if Path(self.run_name).name != self.run_name or self.run_name in ("", ".", ".."):
             raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
         batch, parts = self.data.global_batch_size, self.trainer.accumulate_grad_batches
@@ -355,7 +371,7 @@ class TrainConfig:
             )
         if self.adapter.method == "none":
             raise ConfigError(
-                "adapter=none leaves nothing to train; use adapter=lora or adapter=full, "
+                "adapter.method=none leaves nothing to train; use adapter=lora or adapter=full, "
                 "or evaluate.py to score a model as it is"
             )
         if self.adapter.method == "full" and self.model.dtype == "float16":

@@ -17,7 +17,7 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -90,6 +90,12 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
         _leave(str(error), error.exit_code)
     except (HydraException, OmegaConfBaseException) as error:
         _leave(explain(error, _SCHEMAS[config_name]), ConfigError.exit_code)
+    except OSError as error:
+        # Hydra makes the run's folder before it calls the job.
+        if is_composed:
+            raise
+        message = f"the run folder cannot be written: {error}; set paths.output_dir and run_name"
+        _leave(message, ConfigError.exit_code)
     except ValueError as error:
         # Hydra refuses some malformed overrides (a group set to a number) with a bare ValueError.
         if is_composed:
@@ -103,8 +109,10 @@ def to_typed(config: DictConfig) -> Any:
     """Returns the dataclass behind a composed config, with values checked.
 
     Raises:
-        ConfigError: A mandatory value is missing or a value is out of range.
+        ConfigError: A mandatory value is missing, a value is out of range, or a key was added
+            with a plus sign where only the dataclass's own are allowed.
     """
+    _refuse_added_keys(config)
     try:
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
@@ -119,6 +127,11 @@ def explain(error: Exception, schema: type[Any]) -> str:
         error: What Hydra or OmegaConf raised while composing.
         schema: The root dataclass.
     """
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = error.missing_cfg_file.partition("/")
+        # Hydra's own groups come with plug-ins too, so their message is left to Hydra.
+        if group != "hydra" and (options := _options_of(group)):
+            return _describe_unknown_option(group, option, options)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).split("\nConfig search path:")[0].strip()
     if not isinstance(cause, OmegaConfBaseException):
@@ -128,13 +141,44 @@ def explain(error: Exception, schema: type[Any]) -> str:
     owner = cause.object_type if is_dataclass(cause.object_type) else None
     if owner is None and key and "." not in key:
         owner = schema
+    if "is not in struct" in reason and owner is None:
+        reason += f"; write +{key}=... to add it"
     if "not in" not in reason or owner is None:
         return f"{text.splitlines()[0]}\n{key or 'config'}: {reason}"
+    return _describe_unknown_key(key, owner)
+
+
+def _refuse_added_keys(config: DictConfig, place: str = "") -> None:
+    """Raises for a key that is no field; `+trainer.lr=1` would be accepted and have no effect."""
+    schema = OmegaConf.get_type(config)
+    known = {f.name for f in fields(schema)} if is_dataclass(schema) else None
+    for key in map(str, config):
+        if known is not None and key not in known:
+            raise ConfigError(_describe_unknown_key(f"{place}{key}", schema))
+        if not (OmegaConf.is_missing(config, key) or OmegaConf.is_interpolation(config, key)):
+            child = config[key]
+            if isinstance(child, DictConfig):
+                _refuse_added_keys(child, f"{place}{key}.")
+
+
+def _describe_unknown_key(key: str, owner: Any) -> str:
     allowed = [f.name for f in fields(owner)]
     near = difflib.get_close_matches(key.rpartition(".")[2], allowed, n=1)
     place = key.rpartition(".")[0] or "the top level"
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"unknown key {key!r}{hint}\nallowed at {place}: {', '.join(allowed)}"
+
+
+def _options_of(group: str) -> list[str]:
+    """Returns the options of a group in `conf/`; Hydra would leave out those in folders."""
+    folder = CONF_DIR / group
+    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
+
+
+def _describe_unknown_option(group: str, option: str, options: list[str]) -> str:
+    near = difflib.get_close_matches(option, options, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{group}={option} is not known{hint}\nallowed: {', '.join(options)}"
 
 
 def _data_dir(relative: str = "") -> str | None:

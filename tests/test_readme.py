@@ -6,10 +6,12 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
 from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.training.runner import train
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -70,3 +72,19 @@ def test_make_targets_exist() -> None:
 
 def test_ci_calls_the_readme_test_command() -> None:
     assert "make test" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's snippet, with an adapter of a tiny model where it says `outputs/first`."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert snippet is not None
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        overrides = ["debug=tiny", "evaluation=none", "trainer.max_steps=2", "run_name=first"]
+        config = to_typed(compose("train", overrides=overrides))
+    train(config, tmp_path / "outputs" / "first")
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, np.ndarray] = {}
+    exec(compile(snippet[1], "README.md", "exec"), names)
+    assert names["vectors"].shape == (2, 32)

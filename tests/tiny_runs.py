@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def read_json(path: Path) -> dict[str, Any]:
     """Returns the content of a JSON file."""
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return value
+
+
+@contextmanager
+def restored_logging() -> Iterator[None]:
+    """Takes away the handlers that an entry point gives the root logger."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    for handler in root.handlers:
+        if handler not in handlers:
+            handler.close()
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def script_environment(**changes: str | None) -> dict[str, str]:

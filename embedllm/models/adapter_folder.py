@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from embedllm.config import AdapterConfig, DemonstrationConfig, ModelConfig, PromptConfig
 from embedllm.errors import AdapterError
@@ -149,7 +149,7 @@ def read_description(folder: Path) -> AdapterDescription:
 
 
 def _verify_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
-    if _PROBE not in checksums:
+    if not isinstance(checksums, Mapping) or _PROBE not in checksums:
         raise AdapterError(f"{folder / _DESCRIPTION} is damaged: it lists no checksum of {_PROBE}")
     for name, expected in checksums.items():
         path = folder / name
@@ -182,9 +182,18 @@ def restore_adapter(adapted: nn.Module, folder: Path) -> None:
     Raises:
         AdapterError: The weights do not fit.
     """
+    load_adapter_state(adapted, _read_tensors(folder / _WEIGHTS))
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    load_adapter_state(adapted, load_file(folder / _WEIGHTS))
+    try:
+        tensors: dict[str, Tensor] = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path} is damaged: {error}") from error
+    return tensors
 
 
 def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) -> float:
@@ -201,9 +210,10 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
     Raises:
         AdapterError: The distance is above the tolerance for this pair of types.
     """
-    from safetensors.numpy import load_file
-
-    saved = load_file(folder / _PROBE)["vectors"].astype(np.float64)
+    tensors = _read_tensors(folder / _PROBE)
+    if "vectors" not in tensors:
+        raise AdapterError(f"{folder / _PROBE} is damaged: it holds no vectors")
+    saved = tensors["vectors"].double().numpy()
     loaded = encoder.encode(PROBE_SENTENCES).astype(np.float64)
     if loaded.shape != saved.shape:
         raise AdapterError(

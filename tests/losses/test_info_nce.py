@@ -78,9 +78,7 @@ def formula(
 def test_equals_the_formula(owner: Tensor | None, temperature: float, weight: float) -> None:
     anchors, positives, negatives = batch(owner)
     output = InfoNCE(temperature, weight)(anchors, positives, negatives, owner)
-    expected = formula(
-        anchors, positives, negatives, owner, temperature=temperature, weight=weight
-    )
+    expected = formula(anchors, positives, negatives, owner, temperature=temperature, weight=weight)
     assert expected > 0.01, "a loss near 0 would prove nothing"
     assert output.loss.item() == pytest.approx(expected, abs=ATOL_FLOAT64)
     assert output.num_negatives == NUM_ANCHORS - 1 + (0 if owner is None else len(owner))

@@ -136,9 +136,7 @@ def test_random_weights_leave_the_global_state_alone(
 def test_trunk_has_no_language_model_head(tiny_family: ModelFactory, tmp_path: Path) -> None:
     trunk = trunk_of(tiny_family(), tmp_path)
     embeddings = trunk.get_input_embeddings()  # type: ignore[operator]
-    vocabulary_sized = [
-        name for name, p in trunk.named_parameters() if VOCAB_SIZE in p.shape
-    ]
+    vocabulary_sized = [name for name, p in trunk.named_parameters() if VOCAB_SIZE in p.shape]
     assert len(vocabulary_sized) == 1
     assert trunk.get_parameter(vocabulary_sized[0]) is embeddings.weight
     assert not trunk.training
@@ -239,7 +237,7 @@ def test_encoder_that_reads_ahead(init_seed: int, tmp_path: Path) -> None:
     model = ModelConfig(
         name="tiny-bert", init="random", architecture=TINY_BERT, init_seed=init_seed
     )
-    with pytest.raises(ModelError, match="tiny-bert.* reads ahead"):
+    with pytest.raises(ModelError, match=r"tiny-bert.* reads ahead"):
         trunk_of(model, tmp_path)
 
 
@@ -272,9 +270,7 @@ def test_missing_folder(name: str, tmp_path: Path) -> None:
             load(ModelConfig(name=name), tmp_path)
 
 
-def test_missing_tokenizer_folder_names_its_own_key(
-    tiny_opt: ModelFactory, tmp_path: Path
-) -> None:
+def test_missing_tokenizer_folder_names_its_own_key(tiny_opt: ModelFactory, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"model\.tokenizer: there is no folder"):
         load_tokenizer(tiny_opt(tokenizer="/no/such/folder"), tmp_path)
 

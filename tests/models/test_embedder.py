@@ -226,9 +226,7 @@ def test_gradient_does_not_depend_on_packs(
         torch.testing.assert_close(gradient, gradients[0], atol=1e-4, rtol=1e-4)
 
 
-def test_state_of_a_removed_layer_is_not_kept_alive(
-    tiny_opt: ModelFactory, tmp_path: Path
-) -> None:
+def test_state_of_a_removed_layer_is_not_kept_alive(tiny_opt: ModelFactory, tmp_path: Path) -> None:
     embedder = embedder_of(tiny_opt(layer=1), tmp_path)
     vectors_of(embedder)
     kept = [v for v in vars(embedder).values() if isinstance(v, Tensor)]

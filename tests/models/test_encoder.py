@@ -139,7 +139,7 @@ def test_no_gradients(encoder: SentenceEncoder) -> None:
     assert torch.is_grad_enabled()
 
 
-@pytest.mark.parametrize("tokens_per_batch", [1, 50, 200])
+@pytest.mark.parametrize("tokens_per_batch", [1, 50, 100])
 def test_tokens_per_batch_does_not_matter(
     tokens_per_batch: int, tiny_family: ModelFactory, build_encoder: EncoderBuilder
 ) -> None:

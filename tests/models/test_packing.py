@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedllm.models.packing import pack
@@ -13,6 +15,7 @@ from embedllm.models.packing import pack
 ROWS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=20), max_size=25)
 
 
+@settings(deadline=None)
 @given(rows=ROWS, max_tokens=st.integers(1, 60), side=st.sampled_from(["right", "left"]))
 def test_every_row_exactly_once(rows: list[list[int]], max_tokens: int, side: str) -> None:
     packs = pack(rows, max_tokens=max_tokens, padding_side=side)
@@ -24,6 +27,7 @@ def test_every_row_exactly_once(rows: list[list[int]], max_tokens: int, side: st
     assert [found[i] for i in range(len(rows))] == rows
 
 
+@settings(deadline=None)
 @given(rows=ROWS, max_tokens=st.integers(1, 60), side=st.sampled_from(["right", "left"]))
 def test_masks_come_from_lengths(rows: list[list[int]], max_tokens: int, side: str) -> None:
     for p in pack(rows, max_tokens=max_tokens, padding_side=side):
@@ -36,12 +40,13 @@ def test_masks_come_from_lengths(rows: list[list[int]], max_tokens: int, side: s
         assert p.input_ids.dtype == p.attention_mask.dtype == torch.int64
 
 
+@settings(deadline=None)
 @given(rows=ROWS, max_tokens=st.integers(1, 60))
 def test_budget_and_order(rows: list[list[int]], max_tokens: int) -> None:
     packs = pack(rows, max_tokens=max_tokens)
     for p in packs:
         assert p.input_ids.numel() <= max_tokens or len(p.rows) == 1
-    for p, following in zip(packs, packs[1:], strict=False):
+    for p, following in pairwise(packs):
         # Nothing fits that was left out, and the largest allocation comes first.
         assert (len(p.rows) + 1) * p.input_ids.shape[1] > max_tokens
         assert p.input_ids.shape[1] >= following.input_ids.shape[1]

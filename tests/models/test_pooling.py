@@ -44,9 +44,7 @@ def by_hand(name: str, states: Tensor) -> list[float]:
 @pytest.mark.parametrize("name", POOLINGS)
 def test_equals_a_plain_loop(name: str, side: str) -> None:
     expected = torch.tensor([by_hand(name, row) for row in rows()])
-    torch.testing.assert_close(
-        POOLINGS[name](*padded(side)), expected, atol=ATOL_FLOAT32, rtol=0
-    )
+    torch.testing.assert_close(POOLINGS[name](*padded(side)), expected, atol=ATOL_FLOAT32, rtol=0)
 
 
 def test_the_three_poolings_differ() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedllm.config import CLEAN_UPS as CONFIG_CLEAN_UPS
@@ -59,6 +59,7 @@ def reference_clean_up(words: list[str]) -> str:
     return text[:-1] + "." if text[-1] == "?" else text
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("ab.?!\"'", min_size=1, max_size=4), max_size=5))
 def test_paper_clean_up_equals_the_three_steps(words: list[str]) -> None:
     cleaned = clean_up_paper("  ".join(words))
@@ -67,6 +68,7 @@ def test_paper_clean_up_equals_the_three_steps(words: list[str]) -> None:
     assert clean_up_paper(cleaned) == cleaned, "cleaning twice changes nothing"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_none_changes_nothing(sentence: str) -> None:
     assert clean_up_none(sentence) == sentence

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from embedllm.config import DemonstrationConfig, PromptConfig
@@ -189,6 +189,7 @@ def test_awkward_sentences_stay_text(sentence: str) -> None:
     assert rendered == f'This sentence : "{sentence}" means in one word:"'
 
 
+@settings(deadline=None)
 @given(st.text(), st.sampled_from(["a", "{{x}} "]), st.sampled_from([" b", " {{}}"]))
 def test_any_sentence_stays_text(sentence: str, before: str, after: str) -> None:
     rendered = prompt_of(before + "<{sentence}>" + after).render(sentence)

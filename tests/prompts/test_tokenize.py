@@ -280,6 +280,19 @@ def test_template_that_repeats_the_sentence_fits(tokenizer: PreTrainedTokenizerB
     assert tokenizer.decode(ids).endswith('" means:"')
 
 
+def test_fit_goes_on_where_the_sentence_splits_the_template(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    """Without a sentence the template's halves merge, so its length is underestimated."""
+    prompt = prompt_of(" sen{sentence}tence" * 4)
+    empty = tokenize([""], tokenizer=tokenizer, prompt=prompt)[0]
+    halves = len(ids_of(" sen", tokenizer)) + len(ids_of("tence", tokenizer))
+    assert 4 * halves > len(empty) + 2, "more than the two tokens that are held back"
+    ids = tokenize(["!?" * 50], tokenizer=tokenizer, prompt=prompt, max_length=40)[0]
+    assert len(ids) <= 40
+    assert tokenizer.decode(ids).endswith("tence")
+
+
 @pytest.mark.parametrize("sentence", ["x", "one two three " * 20])
 def test_template_alone_too_long(tokenizer: PreTrainedTokenizerBase, sentence: str) -> None:
     with pytest.raises(ConfigError, match=r"prompt\.template") as caught:
@@ -335,9 +348,7 @@ def test_cut_equals_the_reference(data_dir: Path, opt_tokenizer: PreTrainedToken
 
 
 @pytest.mark.parametrize("budget", [1, 2, 3, 5, 8])
-def test_opt_never_breaks_a_character(
-    opt_tokenizer: PreTrainedTokenizerBase, budget: int
-) -> None:
+def test_opt_never_breaks_a_character(opt_tokenizer: PreTrainedTokenizerBase, budget: int) -> None:
     # The reference's way leaves broken characters here (paper_method 9, item 6).
     sentences = [
         "\u30b8\u30e3\u30fc\u30ca\u30ea\u30ba\u30e0",
