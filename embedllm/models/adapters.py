@@ -43,7 +43,7 @@ def attach_adapter(trunk: nn.Module, adapter: AdapterConfig, *, seed: int) -> nn
         return trunk.requires_grad_(adapter.method == "full")
     from peft import get_peft_model
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(trunk, _peft_config(adapter))
@@ -94,7 +94,7 @@ def peft_adapter_from_folder(trunk: nn.Module, folder: str) -> nn.Module:
     config = PeftConfig.from_pretrained(folder)
     config.inference_mode = False
     # The random initial weights are replaced; the global random state is left alone.
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         return get_peft_model(trunk, config)  # type: ignore[no-any-return]
 
 

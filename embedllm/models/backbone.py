@@ -176,7 +176,7 @@ def load_trunk(
         )
     dtype = resolve_dtype(model.dtype, device)
     if model.init == "random":
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(model.init_seed)
             with _as_architecture_error():
                 trunk = AutoModel.from_config(config, dtype=dtype)

@@ -90,9 +90,14 @@ def _convert(source: Path, target: Path) -> None:
     _log.info("converting %s to safetensors, once; later loads take seconds", source.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-        trunk = AutoModel.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
+        trunk, report = AutoModel.from_pretrained(
+            source.parent, gguf_file=source.name, dtype=torch.float32, output_loading_info=True
+        )
     except (OSError, ValueError, KeyError, IndexError, RuntimeError, struct.error) as error:
         raise ModelError(f"{source} could not be read as GGUF: {error}") from error
+    if report["missing_keys"]:
+        # transformers only warns, and fills them with random numbers.
+        raise ModelError(f"{source} lacks weights, for example {min(report['missing_keys'])}")
     # The loaded weights are ordinary float32 now; transformers still thinks them quantised and
     # would refuse to save.
     if hasattr(trunk.config, "quantization_config"):
