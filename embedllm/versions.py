@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -34,8 +35,12 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+@lru_cache(maxsize=1)
 def git_revision() -> str | None:
     """Returns the commit of the checkout this package runs from, `+changes` when it is dirty.
+
+    Asked once: a checkout that moves on during a long run is not what the run was made with, so
+    entry points call this first.
 
     None outside a checkout or without git.
     """

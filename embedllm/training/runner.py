@@ -33,6 +33,7 @@ from embedllm.training.checkpoints import AtomicCheckpointIO, newest_checkpoint
 from embedllm.training.loggers import build_loggers
 from embedllm.training.module import ContrastiveModule
 from embedllm.training.run_folder import RunFolder
+from embedllm.versions import git_revision
 
 _log = get_logger(__name__)
 
@@ -77,6 +78,7 @@ def train(config: TrainConfig, root: Path) -> TrainResult:
         EmbedllmError: Whatever a user can mend, before any weight is loaded where possible.
     """
     start = time.perf_counter()
+    git_revision()
     run = RunFolder(root)
     inputs = _read_inputs(config)
     with run.claimed(config, inputs.data.sha256):
