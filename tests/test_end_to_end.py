@@ -78,7 +78,7 @@ def test_default_run_trains_scores_and_evaluates(tmp_path: Path) -> None:
     short = ["data.max_examples=32", "data.global_batch_size=8", "evaluation.before=false"]
     done = _run("train.py", *short, "run_name=short", output_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"after\s+│\s+\d", done.stdout)
+    assert re.search(r"after\s+\d", done.stdout)
     assert "negatives per anchor" in done.stderr
     folder = tmp_path / "short"
     after = json.loads((folder / "results" / "after.json").read_text(encoding="utf-8"))

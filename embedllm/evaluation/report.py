@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
@@ -34,7 +35,8 @@ def format_scores(rows: Mapping[str, STSResult]) -> Table:
         ValueError: there are no rows.
     """
     header, body = _build_cells(rows)
-    table = Table()
+    # Without vertical rules the seven tasks and their mean fit into 80 columns.
+    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
     for position, heading in enumerate(header):
         table.add_column(heading, justify="left" if position == 0 else "right", no_wrap=True)
     for name, *cells in body:
