@@ -129,7 +129,7 @@ def script_environment(**changes: str | None) -> dict[str, str]:
 
 
 def run_script(
-    *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 120
+    *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 400
 ) -> subprocess.CompletedProcess[str]:
     """Runs `python ARGUMENTS` in the repository and returns what came out."""
     return subprocess.run(

@@ -67,7 +67,8 @@ class RunFolder:
     def _check_or_write_manifest(self, config: TrainConfig, data_sha256: str) -> None:
         identity = training_identity(config) | {"data_sha256": data_sha256}
         path = self.root / _MANIFEST
-        if not path.exists():
+        # A start that failed before it had anything to lose binds nobody to its configuration.
+        if not path.exists() or not self._has_progress():
             manifest = {
                 "fingerprint": fingerprint(identity),
                 "identity": identity,
@@ -90,6 +91,10 @@ class RunFolder:
                 f"({_differences(saved_identity, identity)}); use the same values to resume it "
                 "or another run_name to start anew"
             )
+
+    def _has_progress(self) -> bool:
+        folders = (self.checkpoints, self.candidates, self.adapter, self._result_path("x").parent)
+        return any(folder.exists() for folder in folders)
 
     def read_result(self, name: str) -> dict[str, Any] | None:
         """Returns a finished result (`before`, `after`), None when there is none yet."""

@@ -531,7 +531,7 @@ def _wandb_run(tmp_path: Path, **environment: str) -> tuple[str, list[Path]]:
         "logger=wandb",
         "logger.timeout_seconds=3",
         environment=script_environment(HOME=str(tmp_path), **environment),
-        timeout=90,
+        timeout=400,
     )
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "run" / "adapter").is_dir()
