@@ -543,6 +543,19 @@ def test_sigkill_while_something_is_written(
     assert have_equal_weights(result.adapter, uninterrupted(*overrides) / "adapter")
 
 
+# A tiny step takes milliseconds; without the pause the run is over before a signal arrives.
+_SLOW_STEPS = """
+import runpy, time
+from embedllm.training.callbacks.step_log import StepLog
+write = StepLog._write
+def write_and_wait(self, *arguments):
+    write(self, *arguments)
+    time.sleep(0.5)
+StepLog._write = write_and_wait
+runpy.run_path('train.py', run_name='__main__')
+"""
+
+
 @pytest.mark.parametrize("step", [13])
 def test_sigkill_when_the_log_shows_a_step(
     step: int, tmp_path: Path, uninterrupted: Callable[..., Path]
@@ -551,7 +564,7 @@ def test_sigkill_when_the_log_shows_a_step(
     assert config.trainer.log_every_n_steps == 1
     arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *TWENTY_STEPS]
     with subprocess.Popen(
-        [sys.executable, "-u", "train.py", *arguments, "trainer.accelerator=cpu"],
+        [sys.executable, "-u", "-c", _SLOW_STEPS, *arguments, "trainer.accelerator=cpu"],
         cwd=REPOSITORY,
         env=script_environment(),
         stdout=subprocess.PIPE,
@@ -574,7 +587,7 @@ def test_ctrl_c_leaves_with_130_and_can_be_resumed(
 ) -> None:
     arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *TWENTY_STEPS]
     with subprocess.Popen(
-        [sys.executable, "-u", "train.py", *arguments, "trainer.accelerator=cpu"],
+        [sys.executable, "-u", "-c", _SLOW_STEPS, *arguments, "trainer.accelerator=cpu"],
         cwd=REPOSITORY,
         env=script_environment(),
         stdout=subprocess.PIPE,
