@@ -15,7 +15,7 @@ def main(config: EvaluateConfig, invocation: Invocation) -> None:
     """Scores and prints the table."""
     from embedllm.evaluation.command import run_evaluate
 
-    run_evaluate(config, invocation.folder, overrides=invocation.overrides)
+    run_evaluate(config, invocation)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ def main(config: TrainConfig, invocation: Invocation) -> None:
     """Trains and prints the scores before and after."""
     from embedllm.training.command import run_train
 
-    run_train(config, invocation.folder, overrides=invocation.overrides)
+    run_train(config, invocation)
 
 
 if __name__ == "__main__":

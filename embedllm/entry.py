@@ -10,7 +10,7 @@ import difflib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,28 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from embedllm.config import EvaluateConfig, TrainConfig
+from embedllm.config import (
+    DemonstrationsConfig,
+    EvaluateConfig,
+    LayersConfig,
+    ResultsConfig,
+    SearchConfig,
+    TrainConfig,
+)
 from embedllm.errors import ConfigError, EmbedllmError
+from embedllm.invocation import Invocation
+
+__all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
-_SCHEMAS: dict[str, type[Any]] = {"train": TrainConfig, "evaluate": EvaluateConfig}
+_SCHEMAS: dict[str, type[Any]] = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "search": SearchConfig,
+    "demonstrations": DemonstrationsConfig,
+    "layers": LayersConfig,
+    "results": ResultsConfig,
+}
 
 
 def register() -> None:
@@ -37,24 +54,11 @@ def register() -> None:
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
 
 
-@dataclass(frozen=True)
-class Invocation:
-    """How the task was called.
-
-    Attributes:
-        overrides: The command-line overrides, without Hydra's own.
-        folder: The run's folder; in a sweep each job has its own.
-    """
-
-    overrides: list[str]
-    folder: Path
-
-
 def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
     """Composes `conf/<config_name>.yaml` with the command line and calls the task.
 
     Args:
-        config_name: `train` or `evaluate`.
+        config_name: A root config: `train`, `evaluate` or a command of `cli`.
         task: Gets the typed config and how it was called.
 
     Leaves the process with exit code 2 and one message on stderr for an error that the user
@@ -75,8 +79,15 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
         folder = Path(hydra_config.runtime.output_dir)
         if folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
+        choices = hydra_config.runtime.choices
+        invocation = Invocation(
+            list(hydra_config.overrides.task),
+            folder,
+            conf_dir=CONF_DIR,
+            choices={str(k): str(v) for k, v in choices.items() if v is not None},
+        )
         try:
-            task(to_typed(config), Invocation(list(hydra_config.overrides.task), folder))
+            task(to_typed(config), invocation)
         except EmbedllmError as error:
             # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
             if hydra_config.mode == RunMode.MULTIRUN:

@@ -32,3 +32,7 @@ class AdapterError(EmbedllmError):
 
 class CheckpointError(EmbedllmError):
     """A run folder cannot be resumed: damaged, in use, or made with another configuration."""
+
+
+class ResultError(EmbedllmError):
+    """A result does not fit the schema, or the results store cannot be read or written."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -17,7 +19,9 @@ from tiny_runs import compose_evaluate, compose_train
 from transformers import AutoModel
 
 import embedllm.config as config_module
+from embedllm import cli
 from embedllm.config import (
+    SearchConfig,
     TrainConfig,
     fingerprint,
     flatten,
@@ -37,7 +41,19 @@ GROUP_FILES = sorted(
 OPTIONS = [
     f"{path.parts[0]}={path.with_suffix('').as_posix().split('/', 1)[1]}" for path in GROUP_FILES
 ]
-EVALUATE_GROUPS = ("model", "prompt", "evaluation", "paths", "help")
+# Groups of evaluate.py and of the search, and options of train.py: it has all other groups.
+EVALUATE_GROUPS = ("model", "prompt", "method", "evaluation", "probe", "paths")
+SEARCH_GROUPS = ("model", "prompt", "search", "evaluation", "paths")
+TRAIN_OPTIONS = [o for o in OPTIONS if o.split("=")[0] not in ("search", "method", "help")]
+# Prompts that make vectors without training only.
+UNTRAINED_PROMPTS = ("prompt=echo", "prompt=metaeol")
+# These names hold the choice of the model, which is known to a command that runs, not here.
+NAMES = {"search": ["run_name=x", "save_as=x"], "layers": ["run_name=x"]}
+COMMANDS = ("train", "evaluate", *(name for name in cli.COMMANDS if name != "report"))
+CONFIG_MODULES = [
+    importlib.import_module(f"embedllm.config.{name}")
+    for name in ("groups", "commands", "demonstrations", "results")
+]
 EXPERIMENTS = [option for option in OPTIONS if option.startswith("experiment=")]
 PAPER_EXPERIMENTS = [option for option in EXPERIMENTS if "paper/" in option]
 
@@ -76,8 +92,12 @@ def _needs(option: str) -> list[str]:
 # --- Files --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("option", TRAIN_OPTIONS)
 def test_every_option_composes_for_training(option: str) -> None:
+    if option in UNTRAINED_PROMPTS:
+        with pytest.raises(ConfigError, match="works without training only"):
+            compose_train(option)
+        return
     config = compose_train(option, *_needs(option))
     check_adapter_config(config.adapter)
     build_prompt(config.prompt, training=True)
@@ -92,6 +112,30 @@ def test_every_option_composes_for_evaluation(option: str) -> None:
         return
     config = compose_evaluate(option, *_needs(option))
     assert config.evaluation.tasks
+
+
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o.split("=")[0] in SEARCH_GROUPS])
+def test_every_option_composes_for_search(option: str) -> None:
+    register()
+    # The search chooses by one task, whatever else an option of evaluation says.
+    task = "evaluation.tasks=[STSBenchmark-dev]"
+    overrides = [option, *_needs(option), task, *NAMES["search"]]
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        config = to_typed(compose("search", overrides=overrides))
+    assert isinstance(config, SearchConfig)
+    assert config.search.rungs
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_root_composes_with_its_own_help(name: str) -> None:
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = compose(name, return_hydra_config=True)
+        words = composed.hydra.help.template
+        config = to_typed(compose(name, overrides=NAMES.get(name, [])))
+    assert is_dataclass(config)
+    script = f"{name}.py" if name in ("train", "evaluate") else f"-m embedllm {name}"
+    assert f"python {script}" in words
 
 
 def test_an_option_of_each_group_is_chosen_by_default() -> None:
@@ -118,7 +162,8 @@ def test_every_file_begins_with_its_purpose_and_a_command(path: Path) -> None:
             break
         head.append(line.removeprefix("#").strip())
     words = [line for line in head if line and not line.startswith("@package")]
-    assert any(word in line for line in words for word in ("python train.py", "python evaluate.py"))
+    commands = ("python train.py", "python evaluate.py", "python -m embedllm ")
+    assert any(command in line for line in words for command in commands)
     assert (
         len(" ".join(w for w in words if "python " not in w).split()) >= 3
         or path.parent.name == "help"
@@ -130,7 +175,7 @@ def test_every_file_begins_with_its_purpose_and_a_command(path: Path) -> None:
 def test_the_commands_in_a_file_name_options_that_exist(path: Path) -> None:
     groups = {option.split("=")[0] for option in OPTIONS}
     for line in path.read_text(encoding="utf-8").splitlines():
-        for word in line.replace("(", " ").split() if line.startswith("#") else ():
+        for word in re.split(r"[\s(]+|\.(?=\s|$)", line) if line.startswith("#") else ():
             group, equals, option = word.partition("=")
             if equals and group in groups:
                 assert f"{group}={option}" in OPTIONS, line
@@ -222,6 +267,8 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "model.dtype": (["int8", "fp16"], ["auto", "float32", "bfloat16", "float16"]),
     "model.pooling": (["first"], ["last", "mean", "weighted_mean"]),
     "model.layer": (["0"], ["-1", "1", "-2"]),
+    "model.token_prepending_layers": (["-1"], ["0"]),
+    "prompt.pool_over": (["word"], ["prompt"]),
     "prompt.clean_up": (["some"], ["paper", "none"]),
     "prompt.training_clean_up": (["some"], ["paper", "none", "null"]),
     "prompt.max_sentence_tokens": (["0", "-1"], ["1", "null"]),
@@ -250,12 +297,37 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "logger.timeout_seconds": (["0"], ["1"]),
     "evaluation.layout": (["csv"], ["auto", "senteval", "jsonl"]),
     "evaluation.verify": (["none"], ["strict", "counts"]),
-    "evaluation.protocol": (["median"], ["paper", "mean"]),
+    "evaluation.protocol": (["median"], ["paper", "mteb"]),
     "evaluation.dev_every_n_steps": (["0"], ["1"]),
+    "probe.name": (["svm"], ["logistic", "senteval"]),
+    "probe.num_folds": (["1", "0"], ["2", "10"]),
     "evaluation.tokens_per_batch": (["0"], ["1"]),
     "resume": (["always"], ["auto", "never"]),
     "seed": (["-1", "4294967296"], ["0", "4294967295"]),
     "run_name": (["a/b", "..", ".", "/tmp/a"], ["first", "2024-01-01_12.30"]),
+}
+# The same for groups and keys that only commands have, by what they are checked with.
+COMMAND_RANGES: dict[str, tuple[str, list[str], list[str]]] = {
+    # Values that training refuses.
+    "model.token_prepending_layers": ("evaluate", ["-1"], ["0", "7"]),
+    "prompt.pool_over": ("evaluate", ["word"], ["prompt", "sentence"]),
+    "search.max_candidates": ("search", ["0"], ["1", "null"]),
+    "search.rungs": ("search", ["[100,100,600,1500]", "[1,2,3,4]"], ["[2,3,4,5]"]),
+    "search.keep": ("search", ["[10,30,90]", "[90,30]"], ["[9,3,1]"]),
+    "definitions.parts_of_speech": ("demonstrations", ["[pronoun]", "[]"], ["[noun,verb]"]),
+    "definitions.min_words": ("demonstrations", ["0"], ["1"]),
+    "definitions.max_words": ("demonstrations", ["2"], ["3"]),
+    "endpoint.timeout_seconds": ("demonstrations", ["0", "nan"], ["0.5"]),
+    "endpoint.max_retries": ("demonstrations", ["-1"], ["0"]),
+    "endpoint.retry_seconds": ("demonstrations", ["-1"], ["0"]),
+    "source": ("demonstrations", ["web"], ["wordnet", "paper"]),
+    "number": ("demonstrations", ["0"], ["1", "null"]),
+    "batch_size": ("demonstrations", ["0"], ["1"]),
+    "max_new_tokens": ("demonstrations", ["0"], ["1"]),
+    "filter.min_average": ("results", ["-101", "nan"], ["-100", "null"]),
+    "limit": ("results", ["0"], ["1", "null"]),
+    "format": ("results", ["xml"], ["table", "json", "csv", "markdown"]),
+    "columns": ("results", ["all"], ["averages", "tasks"]),
 }
 REFUSED = [(key, value) for key, (refused, _) in RANGES.items() for value in refused]
 
@@ -295,18 +367,47 @@ def test_values_in_range_are_accepted(key: str, set_key: Callable[[str, str], Tr
         set_key(key, value)
 
 
+@pytest.fixture(scope="module")
+def set_command_key() -> Callable[[str, str, str], Any]:
+    """The same for a command."""
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        names = {name for name, _, _ in COMMAND_RANGES.values()}
+        bases = {name: compose(name, overrides=NAMES.get(name, [])) for name in names}
+
+    def change(name: str, key: str, value: str) -> Any:
+        return to_typed(OmegaConf.merge(bases[name], OmegaConf.from_dotlist([f"{key}={value}"])))
+
+    return change
+
+
+@pytest.mark.parametrize("key", COMMAND_RANGES)
+def test_ranges_of_the_commands(key: str, set_command_key: Callable[[str, str, str], Any]) -> None:
+    name, refused, accepted = COMMAND_RANGES[key]
+    for value in refused:
+        with pytest.raises(ConfigError, match=re.escape(key)):
+            set_command_key(name, key, value)
+    for value in accepted:
+        set_command_key(name, key, value)
+
+
+def test_the_old_name_of_a_protocol_names_the_new_one() -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.protocol=mean is now called mteb"):
+        compose_train("evaluation.protocol=mean")
+
+
 def test_every_check_of_the_module_is_in_the_table() -> None:
-    tree = ast.parse(inspect.getsource(config_module))
     checked = {
         call.args[0].value
-        for call in ast.walk(tree)
+        for module in CONFIG_MODULES
+        for call in ast.walk(ast.parse(inspect.getsource(module)))
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Name)
-        and call.func.id in ("_one_of", "_at_least")
+        and call.func.id in ("one_of", "at_least")
         and isinstance(call.args[0], ast.Constant)
     }
     assert checked
-    assert checked <= RANGES.keys()
+    assert checked <= RANGES.keys() | COMMAND_RANGES.keys()
 
 
 def test_evaluation_needs_tasks() -> None:
@@ -344,6 +445,16 @@ def test_evaluation_needs_tasks() -> None:
             ["adapter=full", "model.layer=1"],
             r"adapter=full with model\.layer=1 would save a model without its upper layers",
             id="full-layer",
+        ),
+        pytest.param(
+            ["model.token_prepending_layers=7"],
+            r"model\.token_prepending_layers works without training only",
+            id="untrained-layers",
+        ),
+        pytest.param(
+            ["prompt.pool_over=sentence"],
+            r"prompt\.pool_over=sentence works without training only",
+            id="untrained-pooling",
         ),
         pytest.param(
             ["trainer.precision=bf16-true", "model.dtype=float16"],
@@ -498,9 +609,10 @@ def test_flatten_keeps_lists_and_empty_values() -> None:
 
 
 def test_every_field_has_a_sentence() -> None:
-    tree = ast.parse(inspect.getsource(config_module))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    assert len(classes) >= 12
+    trees = [ast.parse(inspect.getsource(module)) for module in CONFIG_MODULES]
+    body = [node for tree in trees for node in tree.body]
+    classes = {node.name: node for node in body if isinstance(node, ast.ClassDef)}
+    assert len(classes) >= 20
     missing = []
     for name, node in classes.items():
         assert is_dataclass(getattr(config_module, name))

@@ -38,7 +38,12 @@ def cache_dir() -> Path:
 
 def _run(*arguments: str, output_dir: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments, f"paths.output_dir={output_dir}"],
+        [
+            sys.executable,
+            *arguments,
+            f"paths.output_dir={output_dir}",
+            f"paths.results_dir={output_dir}/store",
+        ],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -103,8 +108,8 @@ def test_demo_gains_within_five_minutes(tmp_path: Path, seed: int) -> None:
     seconds = time.monotonic() - start
     assert done.returncode == 0, done.stderr[-2000:]
     results = tmp_path / "demo" / "results"
-    before = json.loads((results / "before.json").read_text(encoding="utf-8"))["average"]
-    after = json.loads((results / "after.json").read_text(encoding="utf-8"))["average"]
+    before = json.loads((results / "before.json").read_text(encoding="utf-8"))["averages"]["sts"]
+    after = json.loads((results / "after.json").read_text(encoding="utf-8"))["averages"]["sts"]
     sys.stderr.write(f"seed {seed}: {before} -> {after} in {seconds:.0f} s\n")
     assert after - before > MIN_GAIN
     assert seconds < MAX_DEMO_SECONDS

@@ -62,6 +62,7 @@ def tiny_config(output_dir: Path, *overrides: str) -> TrainConfig:
         "debug=tiny",
         "run_name=run",
         f"paths.output_dir={output_dir}",
+        f"paths.results_dir={output_dir}/store",
         "trainer.accelerator=cpu",
         *overrides,
     )
@@ -131,9 +132,15 @@ def script_environment(**changes: str | None) -> dict[str, str]:
 def run_script(
     *arguments: str, environment: Mapping[str, str] | None = None, timeout: float = 400
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `python ARGUMENTS` in the repository and returns what came out."""
+    """Runs `python ARGUMENTS` in the repository and returns what came out.
+
+    Results go to a store below `paths.output_dir`, where that is set, not to the repository's.
+    """
+    folders = [a.partition("=")[2] for a in arguments if a.startswith("paths.output_dir=")]
+    is_placed = any(a.startswith("paths.results_dir=") for a in arguments)
+    store = [] if is_placed else [f"paths.results_dir={folder}/store" for folder in folders[:1]]
     return subprocess.run(
-        [sys.executable, *arguments],
+        [sys.executable, *arguments, *store],
         cwd=REPOSITORY,
         env=dict(environment) if environment is not None else script_environment(),
         capture_output=True,

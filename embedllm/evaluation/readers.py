@@ -177,7 +177,7 @@ def _read_senteval(files: TaskFiles, path: Path) -> TaskContent:
 
 def _read_input_and_gold(input_path: Path, gold_path: Path) -> Iterator[ScoredPair]:
     """Yields the pairs that have a gold score; an empty gold line means that nobody rated it."""
-    inputs, golds = _read_lines(input_path), _read_lines(gold_path)
+    inputs, golds = read_lines(input_path), read_lines(gold_path)
     if len(inputs) != len(golds):
         raise DataError(
             f"{input_path} has {len(inputs)} lines but {gold_path} has {len(golds)}; line i of one "
@@ -189,7 +189,7 @@ def _read_input_and_gold(input_path: Path, gold_path: Path) -> Iterator[ScoredPa
             continue
         cells = line.split("\t")
         if len(cells) != 2:
-            raise _malformed(
+            raise malformed_line(
                 input_path, number, f"{len(cells)} tab separated columns, expected 2 sentences"
             )
         yield ScoredPair(
@@ -200,13 +200,13 @@ def _read_input_and_gold(input_path: Path, gold_path: Path) -> Iterator[ScoredPa
 
 
 def _read_table(path: Path, columns: _Columns) -> Iterator[ScoredPair]:
-    lines = _read_lines(path)
+    lines = read_lines(path)
     for number, line in enumerate(lines, start=1):
         if columns.has_header and number == 1:
             continue
         cells = line.split("\t")
         if len(cells) < columns.num:
-            raise _malformed(
+            raise malformed_line(
                 path,
                 number,
                 f"{len(cells)} tab separated columns, expected at least {columns.num}",
@@ -223,15 +223,19 @@ def _read_jsonl(files: TaskFiles, path: Path) -> TaskContent:
         pairs={subset: [] for subset in files.subsets},
         paths=dict.fromkeys(files.subsets, (path,)),
     )
-    for number, line in enumerate(_read_lines(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         record = _parse_record(line, path, number)
         for key, expected in (("task", files.name), ("split", files.split)):
             if expected is not None and record.get(key, expected) != expected:
-                raise _malformed(path, number, f"{key} is {record[key]!r}, expected {expected!r}")
+                raise malformed_line(
+                    path, number, f"{key} is {record[key]!r}, expected {expected!r}"
+                )
         # Genres inside a split are not subsets of the task: its Spearman is over all pairs.
         subset = files.split or record["subset"]
         if not isinstance(subset, str) or subset not in content.pairs:
-            raise _malformed(path, number, f"subset {subset!r}, expected one of {files.subsets}")
+            raise malformed_line(
+                path, number, f"subset {subset!r}, expected one of {files.subsets}"
+            )
         content.pairs[subset].append(
             ScoredPair(
                 _parse_sentence(record["sentence1"], path, number),
@@ -247,21 +251,21 @@ def _parse_record(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise _malformed(path, number, f"not valid JSON ({error})") from error
+        raise malformed_line(path, number, f"not valid JSON ({error})") from error
     if not isinstance(record, dict):
-        raise _malformed(path, number, f"a JSON {type(record).__name__}, expected an object")
+        raise malformed_line(path, number, f"a JSON {type(record).__name__}, expected an object")
     missing = [key for key in ("subset", "sentence1", "sentence2", "score") if key not in record]
     if missing:
-        raise _malformed(path, number, f"no field {', '.join(missing)}")
+        raise malformed_line(path, number, f"no field {', '.join(missing)}")
     return record
 
 
 def _parse_sentence(value: object, path: Path, number: int) -> str:
     if not isinstance(value, str):
-        raise _malformed(path, number, f"{value!r} is not a sentence")
+        raise malformed_line(path, number, f"{value!r} is not a sentence")
     sentence = " ".join(value.split())
     if not sentence:
-        raise _malformed(path, number, "an empty sentence in a pair that has a gold score")
+        raise malformed_line(path, number, "an empty sentence in a pair that has a gold score")
     return sentence
 
 
@@ -274,11 +278,11 @@ def _parse_score(value: object, path: Path, number: int) -> float:
         score = math.nan
     # Written so that NaN, which json and float() both accept, fails as well.
     if not 0.0 <= score <= MAX_SCORE:
-        raise _malformed(path, number, f"gold score {value!r}, expected a number in 0-5")
+        raise malformed_line(path, number, f"gold score {value!r}, expected a number in 0-5")
     return score
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """Returns the lines of a UTF-8 file, split at line feeds only.
 
     `str.splitlines` also splits at characters such as U+0085 and U+2028, which occur inside
@@ -302,7 +306,8 @@ def _read_lines(path: Path) -> list[str]:
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def _malformed(path: Path, number: int, found: str) -> DataError:
+def malformed_line(path: Path, number: int, found: str) -> DataError:
+    """Returns the error for a line; `found` says what is wrong with it."""
     return DataError(
         f"{path}, line {number}: {found}. Mend the file or point evaluation.data_dir to another "
         "copy."

@@ -4,7 +4,7 @@
 2. The similarity of a pair is the cosine of its two embeddings; nothing is trained.
 3. A task's score is 100 x Spearman, by one of two protocols:
    `paper` takes one Spearman over the concatenation of all subsets (the "all" setting of SimCSE,
-   Gao et al. 2021, appendix B, which PromptEOL, arXiv 2307.16645, follows); `mean` takes the
+   Gao et al. 2021, appendix B, which PromptEOL, arXiv 2307.16645, follows); `mteb` takes the
    unweighted mean of the subsets' Spearmans. They are not comparable with one another.
 4. Task scores are rounded to two decimals and the average is the mean of the rounded scores,
    rounded again, as the reference evaluation script prints it.
@@ -13,8 +13,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 
 from embedllm.errors import ConfigError
 from embedllm.evaluation.metrics import cosine_similarity_pairs, spearman
+from embedllm.evaluation.scores import EvaluationResult, TaskScore
 from embedllm.evaluation.tasks import PairSubset, PairTask
 
-ScoreProtocol = Literal["paper", "mean"]
+ScoreProtocol = Literal["paper", "mteb"]
 
 
 class Encoder(Protocol):
@@ -35,71 +35,12 @@ class Encoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class TaskScore:
-    """The score of one task.
-
-    Attributes:
-        name: task name.
-        score: 100 x Spearman by `protocol`, -100..100, rounded to two decimals.
-        num_pairs: pairs scored, over all subsets.
-        subsets: 100 x Spearman of every subset alone, not rounded.
-        protocol: how `score` was made from the subsets.
-    """
-
-    name: str
-    score: float
-    num_pairs: int
-    subsets: dict[str, float]
-    protocol: ScoreProtocol
-
-
-@dataclass(frozen=True)
-class STSResult:
-    """Scores of one encoder on a list of tasks.
-
-    Attributes:
-        tasks: one score per task, in the order of evaluation.
-        average: mean of the rounded task scores, rounded to two decimals.
-        num_sentences: sentences of all pairs, two per pair.
-        num_distinct: distinct sentences among them, which is what was encoded.
-    """
-
-    tasks: tuple[TaskScore, ...]
-    average: float
-    num_sentences: int
-    num_distinct: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the result as JSON types; tasks are keyed by name, in order."""
-        return {
-            "tasks": {
-                task.name: {
-                    "score": task.score,
-                    "num_pairs": task.num_pairs,
-                    "protocol": task.protocol,
-                    "subsets": dict(task.subsets),
-                }
-                for task in self.tasks
-            },
-            "average": self.average,
-            "num_sentences": self.num_sentences,
-            "num_distinct": self.num_distinct,
-        }
-
-    @classmethod
-    def from_dict(cls, record: Mapping[str, Any]) -> STSResult:
-        """Returns the result in a record made with `to_dict`; further keys are ignored."""
-        tasks = tuple(TaskScore(name=name, **task) for name, task in record["tasks"].items())
-        return cls(tasks, record["average"], record["num_sentences"], record["num_distinct"])
-
-
 def evaluate_sts(
     encoder: Encoder,
     tasks: Sequence[PairTask],
     *,
     protocol: ScoreProtocol = "paper",
-) -> STSResult:
+) -> EvaluationResult:
     """Returns the scores of `encoder` on `tasks`.
 
     Calls the encoder once and communicates nothing itself. On many processes every rank calls it
@@ -135,12 +76,7 @@ def evaluate_sts(
             f"expected [{len(row_of)}, D]."
         )
     scores = tuple(_score_task(task, embeddings, row_of, protocol=protocol) for task in tasks)
-    return STSResult(
-        tasks=scores,
-        average=round(math.fsum(score.score for score in scores) / len(scores), 2),
-        num_sentences=len(sentences),
-        num_distinct=len(row_of),
-    )
+    return EvaluationResult(scores, num_sentences=len(sentences), num_distinct=len(row_of))
 
 
 def _score_task(
@@ -166,9 +102,10 @@ def _score_task(
     return TaskScore(
         name=task.name,
         score=round(score, 2),
-        num_pairs=task.num_pairs,
-        subsets=subsets,
+        metric="spearman",
+        num_examples=task.num_pairs,
         protocol=protocol,
+        details={"subsets": subsets},
     )
 
 

@@ -22,6 +22,7 @@ from typing import Final, Literal, TypedDict
 
 from embedllm.errors import ConfigError, DataError
 from embedllm.evaluation.readers import TASK_FILES, Layout, TaskContent, read_task_files
+from embedllm.evaluation.transfer_readers import TRANSFER_FILES
 
 Verify = Literal["strict", "counts"]
 
@@ -90,6 +91,25 @@ class Fingerprint(TypedDict):
     sha256: str
 
 
+def check_task_names(names: Sequence[str], *, with_transfer: bool = False) -> None:
+    """Checks task names before any file is read.
+
+    Args:
+        names: names of tasks.
+        with_transfer: transfer tasks are fine too.
+
+    Raises:
+        ConfigError: no name is given, one is unknown or of the wrong kind, or one occurs twice.
+    """
+    if not names or len(set(names)) != len(names):
+        raise ConfigError(
+            f"evaluation.tasks is {list(names)}, expected at least one task and none twice."
+        )
+    for name in names:
+        if not (with_transfer and name in TRANSFER_FILES):
+            _check_name(name)
+
+
 def load_tasks(
     names: Sequence[str],
     *,
@@ -106,12 +126,7 @@ def load_tasks(
         ConfigError: no name is given, one is unknown, or one occurs twice.
         DataError: as in `load_task`.
     """
-    if not names or len(set(names)) != len(names):
-        raise ConfigError(
-            f"evaluation.tasks is {list(names)}, expected at least one task and none twice."
-        )
-    for name in names:
-        _check_name(name)
+    check_task_names(names)
     return [load_task(name, data_dir=data_dir, layout=layout, verify=verify) for name in names]
 
 
@@ -228,9 +243,15 @@ def _load_sample(name: str) -> PairTask:
 
 
 def _check_name(name: str) -> None:
+    if name in TRANSFER_FILES:
+        raise ConfigError(
+            f"{name} is a transfer task, but this needs pairs with gold scores; choose from "
+            f"{', '.join(TASK_NAMES)} in evaluation.tasks or evaluation.dev_task."
+        )
     if name not in TASK_NAMES:
         raise ConfigError(
-            f"Unknown task {name!r} in evaluation.tasks; known tasks: {', '.join(TASK_NAMES)}."
+            f"Unknown task {name!r} in evaluation.tasks; known tasks: {', '.join(TASK_NAMES)}; "
+            f"known transfer tasks: {', '.join(TRANSFER_FILES)}."
         )
 
 

@@ -24,7 +24,7 @@ from embedllm.log import get_logger
 from embedllm.models.gguf import convert_gguf_package
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 _log = get_logger(__name__)
 
@@ -169,20 +169,64 @@ def load_trunk(
     from transformers import AutoModel
 
     config = load_model_config(model, cache_dir)
-    if num_tokens is not None and num_tokens > config.vocab_size:
-        raise ModelError(
-            f"the tokenizer has {num_tokens} tokens but the model only {config.vocab_size}; "
-            "set model.tokenizer to the model's own"
-        )
+    _check_num_tokens(num_tokens, config)
+    trunk = _load(AutoModel, model, config, cache_dir, device=device)
+    check_is_causal(trunk, model.name)
+    layer = resolve_layer(model.layer, config.num_hidden_layers)
+    if layer != -1:
+        keep_layers(trunk, layer)
+    return trunk
+
+
+def load_language_model(
+    model: ModelConfig,
+    cache_dir: Path,
+    *,
+    device: torch.device,
+    num_tokens: int | None = None,
+) -> PreTrainedModel:
+    """Returns the whole model in evaluation mode, with the head that predicts the next token.
+
+    It has all its layers, whatever `model.layer` says.
+
+    Args:
+        model: The backbone's config.
+        cache_dir: Where converted models lie.
+        device: Where the weights go.
+        num_tokens: Size of the tokenizer, checked against the embedding table.
+
+    Raises:
+        ModelError: The weights cannot be loaded, the tokenizer has ids the model lacks, or the
+            model reads ahead.
+    """
+    from transformers import AutoModelForCausalLM
+
+    config = load_model_config(model, cache_dir)
+    _check_num_tokens(num_tokens, config)
+    language_model = _load(AutoModelForCausalLM, model, config, cache_dir, device=device)
+    check_is_causal(cast(nn.Module, language_model.base_model), model.name)
+    return cast("PreTrainedModel", language_model)
+
+
+def _load(
+    auto_class: Any,
+    model: ModelConfig,
+    config: PreTrainedConfig,
+    cache_dir: Path,
+    *,
+    device: torch.device,
+) -> nn.Module:
+    """Returns a complete model of one of transformers' auto classes, in evaluation mode."""
     dtype = resolve_dtype(model.dtype, device)
+    loaded: nn.Module
     if model.init == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(model.init_seed)
             with _as_architecture_error():
-                trunk = AutoModel.from_config(config, dtype=dtype)
+                loaded = auto_class.from_config(config, dtype=dtype)
     else:
         with _as_model_error(model, "model.name", model.name):
-            trunk, report = AutoModel.from_pretrained(
+            loaded, report = auto_class.from_pretrained(
                 _source(model, cache_dir),
                 config=config,
                 dtype=dtype,
@@ -190,12 +234,15 @@ def load_trunk(
                 **_hub(model),
             )
         _check_complete(model, report["missing_keys"])
-    trunk = trunk.to(device).eval()
-    check_is_causal(trunk, model.name)
-    layer = resolve_layer(model.layer, config.num_hidden_layers)
-    if layer != -1:
-        keep_layers(trunk, layer)
-    return trunk  # type: ignore[no-any-return]
+    return loaded.to(device).eval()
+
+
+def _check_num_tokens(num_tokens: int | None, config: PreTrainedConfig) -> None:
+    if num_tokens is not None and num_tokens > config.vocab_size:
+        raise ModelError(
+            f"the tokenizer has {num_tokens} tokens but the model only {config.vocab_size}; "
+            "set model.tokenizer to the model's own"
+        )
 
 
 def _check_complete(model: ModelConfig, missing_keys: Collection[str]) -> None:

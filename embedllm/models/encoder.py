@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from copy import copy
+from itertools import chain
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -12,8 +15,15 @@ import torch
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import Pack, default_pack_tokens, pack
+from embedllm.models.prefix import common_prefix_length, compute_prefix
+from embedllm.models.vector_cache import VectorCache
 from embedllm.prompts.template import Prompt
-from embedllm.prompts.tokenize import tokenize, trailing_special_tokens
+from embedllm.prompts.tokenize import (
+    Row,
+    prepended_position,
+    tokenize_rows,
+    trailing_special_tokens,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,6 +40,9 @@ class SentenceEncoder:
         prompt: Template, clean-up and token budget of evaluation and use.
         max_length: Positions of the backbone, None for no limit.
         tokens_per_batch: Padded tokens per forward pass; None for the device's default.
+        share_prefix: Compute the beginning that all prompts of a call share once, where the
+            model and the pooling allow it.
+        more_prompts: The vector of a sentence is the mean over `prompt` and these (MetaEOL).
     """
 
     def __init__(
@@ -40,12 +53,34 @@ class SentenceEncoder:
         *,
         max_length: int | None = None,
         tokens_per_batch: int | None = None,
+        share_prefix: bool = True,
+        more_prompts: Sequence[Prompt] = (),
     ) -> None:
         self.embedder = embedder
         self.tokenizer = tokenizer
         self.prompt = prompt
         self.max_length = max_length
         self.tokens_per_batch = tokens_per_batch
+        self.share_prefix = share_prefix
+        self.more_prompts = tuple(more_prompts)
+        self.vector_cache: VectorCache | None = None
+
+    def keep_vectors(self, folder: Path) -> None:
+        """Looks vectors up on disk from now on, and keeps new ones there.
+
+        The weights must not change afterwards: their checksum is taken here.
+
+        Raises:
+            CheckpointError: The cache file is damaged or cannot be opened.
+        """
+        self.vector_cache = VectorCache.of(self.embedder, folder)
+
+    def with_prompt(self, prompt: Prompt) -> SentenceEncoder:
+        """Returns an encoder of the same weights with this prompt alone."""
+        other = copy(self)
+        other.prompt = prompt
+        other.more_prompts = ()
+        return other
 
     @property
     def dtype(self) -> str:
@@ -58,36 +93,102 @@ class SentenceEncoder:
     def encode(self, sentences: Sequence[str], *, progress: str | None = None) -> np.ndarray:
         """Returns one vector per sentence, [N, D] float32, in the order given.
 
-        Each distinct sentence is computed once. A vector does not depend on the other
-        sentences (to float rounding). Runs without gradients in evaluation mode and leaves the
-        model in the mode it was in.
+        Each distinct sentence is computed once, and with `keep_vectors` not even that. A vector
+        does not depend on the other sentences (to float rounding). Runs without gradients in
+        evaluation mode and leaves the model in the mode it was in.
 
         Args:
             sentences: Raw sentences; any may be empty.
             progress: Label of a progress bar with rate and time left; None for no bar.
         """
+        if self.more_prompts:
+            prompts = (self.prompt, *self.more_prompts)
+            parts = [self.with_prompt(p).encode(sentences, progress=progress) for p in prompts]
+            mean: np.ndarray = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
+            return mean
         index = {text: i for i, text in enumerate(dict.fromkeys(sentences))}
-        device = next(self.embedder.parameters()).device
-        budget = self.tokens_per_batch or default_pack_tokens(device, training=False)
-        packs = pack(self.token_ids(list(index)), max_tokens=budget)
+        tokenized = self._tokenize(list(index))
+        keys = [_to_key(row) for row in tokenized]
+        known = self.vector_cache.read(keys) if self.vector_cache is not None else {}
         distinct: np.ndarray | None = None
-        with _evaluation_mode(self.embedder), torch.inference_mode():
-            for batch in _with_progress(packs, progress):
-                vectors = self.embedder(batch.input_ids.to(device), batch.attention_mask.to(device))
-                values = vectors.cpu().numpy()
-                if distinct is None:
-                    distinct = np.empty((len(index), values.shape[1]), dtype=np.float32)
-                distinct[batch.rows.numpy()] = values
+        computed = self._compute(tokenized, keys, known, progress)
+        for rows, vectors in chain(_stack(known), computed):
+            if distinct is None:
+                distinct = np.empty((len(index), vectors.shape[1]), dtype=np.float32)
+            distinct[rows] = vectors
         if distinct is None:
             # No sentence, no vector; the width is learnt from any sentence.
             return self.encode([""])[:0]
         return distinct[[index[text] for text in sentences]]
 
-    def token_ids(self, sentences: Sequence[str]) -> list[list[int]]:
-        """Returns the ids that `encode` feeds to the model, unpadded."""
-        return tokenize(
+    def _compute(
+        self,
+        tokenized: Sequence[Row],
+        keys: Sequence[Sequence[int]],
+        known: Collection[int],
+        progress: str | None,
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields rows and vectors of all that is not known, and keeps them as they come."""
+        missing = np.array([row for row in range(len(tokenized)) if row not in known], dtype=int)
+        if known:
+            _log.info("%d of %d vectors were kept on disk", len(known), len(tokenized))
+        with self.vector_cache.writer() if self.vector_cache is not None else nullcontext() as out:
+            for places, vectors in self._embed([tokenized[row] for row in missing], progress):
+                rows = missing[places]
+                if out is not None:
+                    out.add([keys[row] for row in rows], vectors)
+                yield rows, vectors
+
+    def _embed(
+        self, tokenized: Sequence[Row], progress: str | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields rows and their vectors, pack by pack."""
+        device = next(self.embedder.parameters()).device
+        budget = self.tokens_per_batch or default_pack_tokens(device, training=False)
+        placeholder = prepended_position(self.prompt, self.tokenizer)
+        num_shared = self._count_shared(tokenized, placeholder)
+        spans = None
+        if self.prompt.pool_over == "sentence":
+            spans = [(row.start - num_shared, row.stop - num_shared) for row in tokenized]
+        packs = pack([row.ids[num_shared:] for row in tokenized], max_tokens=budget, spans=spans)
+        if placeholder is not None:
+            placeholder -= num_shared
+        with _evaluation_mode(self.embedder), torch.inference_mode():
+            prefix = None
+            if num_shared:
+                prefix = compute_prefix(self.embedder.trunk, tokenized[0].ids[:num_shared])
+            for batch in _with_progress(packs, progress):
+                batch = batch.to(device)
+                vectors = self.embedder(
+                    batch.input_ids,
+                    batch.attention_mask,
+                    prefix,
+                    pool_mask=batch.pool_mask,
+                    placeholder=placeholder,
+                )
+                yield batch.rows.cpu().numpy(), vectors.cpu().numpy()
+
+    def _count_shared(self, tokenized: Sequence[Row], placeholder: int | None) -> int:
+        """Returns how many first tokens need not be in the rows: nothing looks at them again."""
+        if not self.share_prefix or not self.embedder.can_share_prefix or not tokenized:
+            return 0
+        limits = [common_prefix_length([row.ids for row in tokenized])]
+        if self.prompt.pool_over == "sentence":
+            limits.append(min(row.start for row in tokenized))
+        elif self.embedder.pooling != "last":
+            return 0
+        if placeholder is not None:
+            limits.append(placeholder)
+        return min(limits)
+
+    def _tokenize(self, sentences: Sequence[str]) -> list[Row]:
+        return tokenize_rows(
             sentences, tokenizer=self.tokenizer, prompt=self.prompt, max_length=self.max_length
         )
+
+    def token_ids(self, sentences: Sequence[str]) -> list[list[int]]:
+        """Returns the ids that `encode` feeds to the model, unpadded."""
+        return [row.ids for row in self._tokenize(sentences)]
 
     def describe(self, sentence: str = "A man is riding a horse") -> str:
         """Returns one finished prompt with its last three tokens, for the start-up log."""
@@ -99,6 +200,18 @@ class SentenceEncoder:
             names = self.tokenizer.convert_ids_to_tokens(list(dropped))
             note = f"; the tokenizer's own trailing {names} is left out"
         return f"{self.tokenizer.decode(ids)!r}, {len(ids)} tokens, the last three {last}{note}"
+
+
+def _to_key(row: Row) -> list[int]:
+    """Returns what a vector is filed under: the ids, and the pooled part where it is not all."""
+    if (row.start, row.stop) == (0, len(row.ids)):
+        return row.ids
+    return [*row.ids, -1, row.start, row.stop]
+
+
+def _stack(known: Mapping[int, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    if known:
+        yield np.array(list(known), dtype=int), np.stack(list(known.values()))
 
 
 @contextmanager

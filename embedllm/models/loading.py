@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from embedllm.config import ModelConfig, PromptConfig
+from embedllm.errors import ConfigError
 from embedllm.log import get_logger
 from embedllm.models.adapter_folder import (
     attach_saved_adapter,
@@ -23,7 +25,7 @@ from embedllm.models.backbone import (
 )
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
-from embedllm.prompts.template import build_prompt
+from embedllm.prompts.template import Prompt, build_more_prompts, build_prompt
 
 _log = get_logger(__name__)
 
@@ -35,6 +37,7 @@ def load_encoder(
     *,
     device: torch.device,
     tokens_per_batch: int | None = None,
+    share_prefix: bool = True,
 ) -> SentenceEncoder:
     """Returns the encoder of a base model as it is.
 
@@ -46,24 +49,49 @@ def load_encoder(
         cache_dir: Where converted models lie.
         device: Where the weights go.
         tokens_per_batch: Padded tokens per forward pass of `encode`.
+        share_prefix: Compute what all prompts of a call begin with once.
 
     Raises:
         ConfigError: The template is malformed or does not fit the model.
         ModelError: The model or tokenizer cannot be had.
     """
     built = build_prompt(prompt)
+    more_prompts = build_more_prompts(prompt)
+    _check_placeholder(model, (built, *more_prompts))
     config = load_model_config(model, cache_dir)
     tokenizer = load_tokenizer(model, cache_dir)
     trunk = load_trunk(model, cache_dir, device=device, num_tokens=len(tokenizer))
     layer = resolve_layer(model.layer, config.num_hidden_layers)
-    embedder = Embedder(trunk, pooling=model.pooling, layer=layer, normalize=model.normalize).eval()
+    embedder = Embedder(
+        trunk,
+        pooling=model.pooling,
+        layer=layer,
+        normalize=model.normalize,
+        token_prepending_layers=model.token_prepending_layers,
+    ).eval()
     return SentenceEncoder(
         embedder,
         tokenizer,
         built,
         max_length=max_positions(config),
         tokens_per_batch=tokens_per_batch,
+        share_prefix=share_prefix,
+        more_prompts=more_prompts,
     )
+
+
+def _check_placeholder(model: ModelConfig, prompts: Sequence[Prompt]) -> None:
+    has_slot = [prompt.before_prepended is not None for prompt in prompts]
+    if model.token_prepending_layers and not all(has_slot):
+        raise ConfigError(
+            f"model.token_prepending_layers={model.token_prepending_layers} needs a "
+            "{prepended} slot in every template; use prompt=token-prepending"
+        )
+    if any(has_slot) and not model.token_prepending_layers:
+        raise ConfigError(
+            "prompt.template has a {prepended} slot, which model.token_prepending_layers=0 leaves "
+            "without use; use method=token-prepending"
+        )
 
 
 def load_adapted_encoder(
@@ -73,6 +101,7 @@ def load_adapted_encoder(
     device: torch.device,
     model: ModelConfig | None = None,
     tokens_per_batch: int | None = None,
+    share_prefix: bool = True,
 ) -> SentenceEncoder:
     """Returns the encoder that an adapter folder describes, verified by its probe.
 
@@ -83,6 +112,7 @@ def load_adapted_encoder(
         model: Base model to use instead of the saved one, for example another copy of it or
             another type of weights. Pooling, layer and normalisation are always the saved ones.
         tokens_per_batch: Padded tokens per forward pass of `encode`.
+        share_prefix: Compute what all prompts of a call begin with once.
 
     Raises:
         AdapterError: Damaged folder, or the vectors are not those of training.
@@ -98,7 +128,12 @@ def load_adapted_encoder(
         tokenizer = "bundled" if saved.tokenizer == "bundled" else None
         base = replace(base, gguf_package=None, tokenizer=tokenizer)
     encoder = load_encoder(
-        base, description.prompt, cache_dir, device=device, tokens_per_batch=tokens_per_batch
+        base,
+        description.prompt,
+        cache_dir,
+        device=device,
+        tokens_per_batch=tokens_per_batch,
+        share_prefix=share_prefix,
     )
     if description.method != "full":
         encoder.embedder.trunk = attach_saved_adapter(encoder.embedder.trunk, folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,11 +18,13 @@ class Pack:
         attention_mask: [B, L] int64, 1 at real tokens; made from lengths, never from ids,
             because a padding id can be a real token too (paper_method 9, item 7).
         rows: [B] int64, where each row stands in the caller's order.
+        pool_mask: [B, L] int64, 1 at tokens that pooling sees; None for all real tokens.
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     rows: Tensor
+    pool_mask: Tensor | None = None
 
     def to(self, device: torch.device) -> Pack:
         """Returns the pack with its model inputs on `device`."""
@@ -30,6 +32,7 @@ class Pack:
             self.input_ids.to(device, non_blocking=True),
             self.attention_mask.to(device, non_blocking=True),
             self.rows.to(device, non_blocking=True),
+            None if self.pool_mask is None else self.pool_mask.to(device, non_blocking=True),
         )
 
 
@@ -45,7 +48,11 @@ def default_pack_tokens(device: torch.device, *, training: bool) -> int:
 
 
 def pack(
-    token_ids: Sequence[Sequence[int]], *, max_tokens: int, padding_side: str = "right"
+    token_ids: Sequence[Sequence[int]],
+    *,
+    max_tokens: int,
+    padding_side: str = "right",
+    spans: Sequence[tuple[int, int]] | None = None,
 ) -> list[Pack]:
     """Groups rows by length into packs of at most `max_tokens` tokens, padding included.
 
@@ -53,6 +60,7 @@ def pack(
         token_ids: One non-empty row per text.
         max_tokens: Budget of a pack; a longer row gets a pack of its own.
         padding_side: `right`, or `left` for tests of independence.
+        spans: Per row the tokens [start, stop) that pooling sees; None for all.
 
     Returns:
         Packs from long to short rows, so that the largest allocation comes first. Every row
@@ -64,9 +72,19 @@ def pack(
     while start < len(order):
         width = len(token_ids[order[start]])
         rows = order[start : start + max(1, max_tokens // width)]
-        packs.append(_pad([token_ids[i] for i in rows], rows, width, padding_side))
+        packed = _pad([token_ids[i] for i in rows], rows, width, padding_side)
+        if spans is not None:
+            packed = replace(packed, pool_mask=_mask_spans([spans[i] for i in rows], packed))
+        packs.append(packed)
         start += len(rows)
     return packs
+
+
+def _mask_spans(spans: list[tuple[int, int]], pack: Pack) -> Tensor:
+    """Returns 1 at tokens inside the spans, counted over real tokens on either padding side."""
+    place = pack.attention_mask.cumsum(dim=1) - 1
+    start, stop = torch.tensor(spans).unsqueeze(-1).unbind(dim=1)
+    return pack.attention_mask * ((place >= start) & (place < stop))
 
 
 def _pad(ids: list[Sequence[int]], rows: list[int], width: int, padding_side: str) -> Pack:

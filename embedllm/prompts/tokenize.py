@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from embedllm.errors import ConfigError, DataError
 from embedllm.log import get_logger
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _log = get_logger(__name__)
+
+
+class Row(NamedTuple):
+    """The token ids of a finished prompt, and which of them pooling sees: [start, stop)."""
+
+    ids: list[int]
+    start: int
+    stop: int
 
 
 def tokenize(
@@ -39,15 +47,41 @@ def tokenize(
     Raises:
         ConfigError: The template alone does not fit into `max_length`.
     """
+    rows = tokenize_rows(sentences, tokenizer=tokenizer, prompt=prompt, max_length=max_length)
+    return [row.ids for row in rows]
+
+
+def tokenize_rows(
+    sentences: Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_length: int | None = None,
+) -> list[Row]:
+    """Returns what `tokenize` does, with the tokens that `prompt.pool_over` means.
+
+    A token that a sentence shares with the template (a merged quote, say) counts as the
+    sentence's. An empty sentence has no token, so the last one of the prompt stands for it.
+
+    Raises:
+        ConfigError: As `tokenize`, and when the tokenizer cannot tell where its tokens lie.
+    """
     cleaned = [prompt.clean(sentence) for sentence in sentences]
     _check_unicode(cleaned)
     if prompt.max_sentence_tokens is not None:
         cleaned = _cut(cleaned, tokenizer, [prompt.max_sentence_tokens] * len(cleaned))
     head = leading_special_tokens(tokenizer)
-    token_ids = _encode(prompt, cleaned, tokenizer, head)
+    rows = _encode(prompt, cleaned, tokenizer, head)
     if max_length is not None:
-        _fit(token_ids, cleaned, tokenizer, prompt, max_length)
-    return token_ids
+        _fit(rows, cleaned, tokenizer, prompt, max_length)
+    return rows
+
+
+def prepended_position(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Returns where the placeholder token stands in every row, None without one."""
+    if prompt.before_prepended is None:
+        return None
+    return len(_head_of(prompt, tokenizer, leading_special_tokens(tokenizer))) - 1
 
 
 def leading_special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -91,14 +125,55 @@ def _encode(
     cleaned: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     head: tuple[int, ...],
-) -> list[list[int]]:
+) -> list[Row]:
     if not cleaned:
         return []
-    texts = [prompt.fill(sentence) for sentence in cleaned]
-    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    head = _head_of(prompt, tokenizer, head)
+    needs_offsets = prompt.pool_over == "sentence"
+    if needs_offsets and not tokenizer.is_fast:
+        raise ConfigError(
+            f"prompt.pool_over=sentence: the tokenizer of {tokenizer.name_or_path!r} cannot tell "
+            "where its tokens lie; set model.tokenizer to one with a tokenizer.json"
+        )
+    encoded = tokenizer(
+        [prompt.fill(sentence) for sentence in cleaned],
+        add_special_tokens=False,
+        verbose=False,
+        return_offsets_mapping=needs_offsets,
+    )
     # A model needs at least one position; an empty prompt is read at an end-of-text token.
-    filler = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [0]
-    return [[*head, *ids] or filler for ids in encoded]
+    rows = [[*head, *ids] or [_filler(tokenizer)] for ids in encoded["input_ids"]]
+    if not needs_offsets:
+        return [Row(ids, 0, len(ids)) for ids in rows]
+    return [
+        Row(ids, *_span(prompt.last_copy(sentence), offsets, len(head), len(ids)))
+        for ids, sentence, offsets in zip(rows, cleaned, encoded["offset_mapping"], strict=True)
+    ]
+
+
+def _span(
+    copy: tuple[int, int], offsets: Sequence[tuple[int, int]], num_head: int, num_tokens: int
+) -> tuple[int, int]:
+    """Returns the tokens that overlap the characters of a copy."""
+    start, end = copy
+    inside = [i for i, (first, last) in enumerate(offsets) if last > start and first < end]
+    if not inside:
+        return num_tokens - 1, num_tokens
+    return num_head + inside[0], num_head + inside[-1] + 1
+
+
+def _head_of(
+    prompt: Prompt, tokenizer: PreTrainedTokenizerBase, head: tuple[int, ...]
+) -> tuple[int, ...]:
+    """Returns the ids in front of the text that is tokenized with the sentence."""
+    if prompt.before_prepended is None:
+        return head
+    before = tokenizer(prompt.before_prepended.lstrip(), add_special_tokens=False)["input_ids"]
+    return (*head, *before, _filler(tokenizer))
+
+
+def _filler(tokenizer: PreTrainedTokenizerBase) -> int:
+    return 0 if tokenizer.eos_token_id is None else int(tokenizer.eos_token_id)
 
 
 def _cut(
@@ -132,18 +207,18 @@ def _cut(
 
 
 def _fit(
-    token_ids: list[list[int]],
+    rows: list[Row],
     cleaned: list[str],
     tokenizer: PreTrainedTokenizerBase,
     prompt: Prompt,
     max_length: int,
 ) -> None:
     """Cuts, in place, the sentences whose prompts exceed the positions that the model has."""
-    too_long = [i for i, ids in enumerate(token_ids) if len(ids) > max_length]
+    too_long = [i for i, row in enumerate(rows) if len(row.ids) > max_length]
     if not too_long:
         return
     head = leading_special_tokens(tokenizer)
-    num_template = len(_encode(prompt, [""], tokenizer, head)[0])
+    num_template = len(_encode(prompt, [""], tokenizer, head)[0].ids)
     # Two tokens of slack: merges at the border of sentence and template can differ.
     num_slots = len(prompt.literals) - 1
     budget = (max_length - num_template - 2) // num_slots
@@ -160,7 +235,7 @@ def _fit(
     )
     while too_long:
         shorter = _cut([cleaned[i] for i in too_long], tokenizer, [budget] * len(too_long))
-        for i, ids in zip(too_long, _encode(prompt, shorter, tokenizer, head), strict=True):
-            token_ids[i] = ids
-        too_long = [i for i in too_long if len(token_ids[i]) > max_length]
+        for i, row in zip(too_long, _encode(prompt, shorter, tokenizer, head), strict=True):
+            rows[i] = row
+        too_long = [i for i in too_long if len(rows[i].ids) > max_length]
         budget -= 1

@@ -14,8 +14,16 @@ import torch
 from embedllm.config import TrainConfig
 from embedllm.data.examples import TrainingData, load_training_data
 from embedllm.data.loader import ContrastiveLoader
-from embedllm.evaluation.run import load_configured_tasks, score_and_record
+from embedllm.evaluation.run import (
+    Origin,
+    load_configured_suite,
+    load_configured_tasks,
+    prepare_encoder,
+    score_and_record,
+)
+from embedllm.evaluation.suite import Task
 from embedllm.evaluation.tasks import PairTask
+from embedllm.invocation import Invocation
 from embedllm.log import get_logger
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.adapter_folder import save_adapter
@@ -25,6 +33,7 @@ from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_adapted_encoder, load_encoder
 from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
+from embedllm.results import append_result
 from embedllm.training.callbacks.dev_score import DevScore
 from embedllm.training.callbacks.step_bar import StepBar
 from embedllm.training.callbacks.step_log import StepLog
@@ -61,10 +70,10 @@ class _Inputs:
 
     data: TrainingData
     dev_task: PairTask | None
-    tasks: list[PairTask]
+    tasks: list[Task]
 
 
-def train(config: TrainConfig, root: Path) -> TrainResult:
+def train(config: TrainConfig, root: Path, *, invocation: Invocation | None = None) -> TrainResult:
     """Runs or resumes a training run in the folder `root`.
 
     The steps that are finished, judged by the files they left, are not done again: the score
@@ -73,6 +82,7 @@ def train(config: TrainConfig, root: Path) -> TrainResult:
     Args:
         config: The checked configuration.
         root: The run folder.
+        invocation: How `train.py` was called, for the records; None for a call from Python.
 
     Raises:
         EmbedllmError: Whatever a user can mend, before any weight is loaded where possible.
@@ -80,16 +90,23 @@ def train(config: TrainConfig, root: Path) -> TrainResult:
     start = time.perf_counter()
     git_revision()
     run = RunFolder(root)
+    origin = Origin(config.run_name)
+    if invocation is not None:
+        origin = Origin.of(invocation, script="train.py", run_name=config.run_name)
     inputs = _read_inputs(config)
     with run.claimed(config, inputs.data.sha256):
         device = resolve_device(config.trainer.accelerator)
         pl.seed_everything(config.seed, verbose=False)
         if not run.adapter.is_dir():
-            _train_and_keep_best(config, run, inputs, device)
+            _train_and_keep_best(config, run, inputs, device, origin)
         before = run.read_result("before")
         after = run.read_result("after")
         if inputs.tasks and after is None:
-            after = _score_adapter(config, run, inputs.tasks, device)
+            after = _score_adapter(config, run, inputs.tasks, device, origin)
+        for record in (before, after):
+            # Again, should the run have stopped between its own file and the store.
+            if record is not None:
+                append_result(Path(config.paths.results_dir), record)
         return TrainResult(run.adapter, before, after, time.perf_counter() - start)
 
 
@@ -98,14 +115,14 @@ def _read_inputs(config: TrainConfig) -> _Inputs:
     build_prompt(config.prompt, training=True)
     evaluation = config.evaluation
     dev = load_configured_tasks(evaluation, [evaluation.dev_task]) if evaluation.dev_task else []
-    tasks = load_configured_tasks(evaluation, evaluation.tasks) if evaluation.tasks else []
+    tasks = load_configured_suite(evaluation) if evaluation.tasks else []
     data = load_training_data(config.data, seed=config.seed)
     load_model_config(config.model, Path(config.paths.cache_dir))
     return _Inputs(data, dev[0] if dev else None, tasks)
 
 
 def _train_and_keep_best(
-    config: TrainConfig, run: RunFolder, inputs: _Inputs, device: torch.device
+    config: TrainConfig, run: RunFolder, inputs: _Inputs, device: torch.device, origin: Origin
 ) -> None:
     cache_dir = Path(config.paths.cache_dir)
     encoder = load_encoder(
@@ -118,17 +135,21 @@ def _train_and_keep_best(
     _log.info("prompt in use: %s", encoder.describe())
     if config.evaluation.before and inputs.tasks and run.read_result("before") is None:
         result, record = score_and_record(
-            encoder,
+            prepare_encoder(encoder, config.evaluation, cache_dir),
             inputs.tasks,
             config.evaluation,
             label="before training",
+            origin=origin,
+            probe=config.probe,
             seed=config.seed,
             model=config.model,
             prompt=config.prompt,
             adapter=None,
         )
-        run.write_result("before", record)
-        _log.info("before training: average %.2f", result.average)
+        _keep(config, run, "before", record)
+        _log.info("before training: average %s", result.describe_averages())
+    # From here on the weights change.
+    encoder.vector_cache = None
     trunk = attach_adapter(encoder.embedder.trunk, config.adapter, seed=config.seed)
     encoder.embedder.trunk = trunk
     best = _fit(config, run, inputs, encoder)
@@ -305,7 +326,7 @@ def _log_start(
 
 
 def _score_adapter(
-    config: TrainConfig, run: RunFolder, tasks: list[PairTask], device: torch.device
+    config: TrainConfig, run: RunFolder, tasks: list[Task], device: torch.device, origin: Origin
 ) -> dict[str, Any]:
     encoder = load_adapted_encoder(
         run.adapter,
@@ -314,14 +335,22 @@ def _score_adapter(
         tokens_per_batch=config.evaluation.tokens_per_batch,
     )
     _, record = score_and_record(
-        encoder,
+        prepare_encoder(encoder, config.evaluation, Path(config.paths.cache_dir)),
         tasks,
         config.evaluation,
         label="after training",
+        origin=origin,
+        probe=config.probe,
         seed=config.seed,
         model=config.model,
         prompt=config.prompt,
-        adapter=str(run.adapter),
+        adapter=run.adapter,
     )
-    run.write_result("after", record)
+    _keep(config, run, "after", record)
     return record
+
+
+def _keep(config: TrainConfig, run: RunFolder, name: str, record: dict[str, Any]) -> None:
+    """Writes a record to the run folder, then to the results store."""
+    run.write_result(name, record)
+    append_result(Path(config.paths.results_dir), record)

@@ -5,19 +5,61 @@ import io
 import pytest
 from rich.console import Console
 
-from embedllm.evaluation.report import format_scores, to_markdown
-from embedllm.evaluation.sts import ScoreProtocol, STSResult, TaskScore
+from embedllm.evaluation.report import format_scores, print_scores, to_markdown
+from embedllm.evaluation.scores import EvaluationResult, TaskScore
+from embedllm.evaluation.sts import ScoreProtocol
 from embedllm.evaluation.tasks import PAPER_TASKS
+from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS
 
 
 def make_result(
     scores: dict[str, float], average: float, protocol: ScoreProtocol = "paper"
-) -> STSResult:
+) -> EvaluationResult:
     tasks = tuple(
-        TaskScore(name=name, score=score, num_pairs=2, subsets={"all": score}, protocol=protocol)
+        TaskScore(name, score, "spearman", 2, protocol=protocol, details={"subsets": {"a": score}})
         for name, score in scores.items()
     )
-    return STSResult(tasks=tasks, average=average, num_sentences=4, num_distinct=3)
+    result = EvaluationResult(tasks=tasks, num_sentences=4, num_distinct=3)
+    assert result.average == average
+    return result
+
+
+def make_mixed(sts: dict[str, float], transfer: dict[str, float]) -> EvaluationResult:
+    """Transfer tasks first, so that the order of columns is the table's own."""
+    tasks = [TaskScore(n, s, "accuracy", 2, probe="logistic") for n, s in transfer.items()]
+    tasks += [TaskScore(n, s, "spearman", 2, protocol="paper") for n, s in sts.items()]
+    return EvaluationResult(tuple(tasks), num_sentences=4, num_distinct=3)
+
+
+def test_two_kinds_get_two_averages() -> None:
+    before = make_mixed({"STS13": 50.0, "STS12": 60.0}, {"MRPC": 70.0, "MR": 75.5})
+    after = make_mixed({"STS13": 51.0, "STS12": 62.0}, {"MRPC": 71.0, "MR": 75.0})
+    rows = read_cells(to_markdown({"before": before, "after": after}))
+    assert rows[0] == ["", "STS12", "STS13", "MR", "MRPC", "STS avg.", "Transfer avg."]
+    assert rows[2] == ["before", "60.00", "50.00", "75.50", "70.00", "55.00", "72.75"]
+    assert rows[4] == ["gain", "+2.00", "+1.00", "-0.50", "+1.00", "+1.50", "+0.25"]
+    with pytest.raises(ValueError, match="no common average"):
+        _ = before.average
+
+
+def test_a_row_of_one_kind_has_one_average() -> None:
+    transfer = make_mixed({}, {"MR": 75.5})
+    assert read_cells(to_markdown({"t": transfer}))[0] == ["", "MR", "Avg."]
+    rows = read_cells(to_markdown({"t": transfer, "s": make_mixed({"STS12": 60.0}, {})}))
+    assert rows[2] == ["t", "-", "75.50", "-", "75.50"]
+    assert rows[3] == ["s", "60.00", "-", "60.00", "-"]
+
+
+def test_all_fourteen_columns_are_printed_whole() -> None:
+    scores = dict.fromkeys(PAPER_TASKS, 71.25)
+    result = make_mixed(scores, dict.fromkeys(TRANSFER_TASKS, 81.75))
+    console = Console(file=io.StringIO(), width=80)
+    print_scores(console, {"run": result})
+    assert isinstance(console.file, io.StringIO)
+    text = console.file.getvalue()
+    assert (text.count("71.25"), text.count("81.75")) == (8, 8)
+    assert "Transfer avg." in text
+    assert "\u2026" not in text
 
 
 def read_cells(markdown: str) -> list[list[str]]:
@@ -37,9 +79,9 @@ def test_columns_are_in_the_order_of_the_paper() -> None:
 
 def test_before_and_after_get_a_gain_row() -> None:
     before = make_result({"STS12": 50.1, "sample-dev": 70.0}, 60.05)
-    after = make_result({"STS12": 62.35, "sample-dev": 69.9}, 66.13)
+    after = make_result({"STS12": 62.35, "sample-dev": 69.93}, 66.14)
     *_, gain = read_cells(to_markdown({"before": before, "after": after}))
-    assert gain == ["gain", "+12.25", "-0.10", "+6.08"]
+    assert gain == ["gain", "+12.25", "-0.07", "+6.09"]
 
 
 def test_no_change_is_a_positive_zero() -> None:
@@ -66,7 +108,7 @@ def test_missing_tasks_are_dashes_and_leave_no_gain() -> None:
 
 def test_two_protocols_are_not_compared() -> None:
     before = make_result({"STS12": 1.0, "STS13": 1.0}, 1.0, "paper")
-    after = make_result({"STS12": 2.0, "STS13": 2.0}, 2.0, "mean")
+    after = make_result({"STS12": 2.0, "STS13": 2.0}, 2.0, "mteb")
     *_, gain = read_cells(to_markdown({"before": before, "after": after}))
     assert gain == ["gain", "-", "-", "-"]
 

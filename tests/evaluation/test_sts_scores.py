@@ -49,18 +49,18 @@ def test_all_differs_from_the_mean_over_subsets(scripted_encoder: Any, make_task
     }
     task = make_task("t", subsets)
     paper = evaluate_sts(scripted_encoder, [task]).tasks[0]
-    mean = evaluate_sts(scripted_encoder, [task], protocol="mean").tasks[0]
+    mean = evaluate_sts(scripted_encoder, [task], protocol="mteb").tasks[0]
     assert paper.score == round(100 * (1 - 324 / 210), 2) == -54.29
     assert mean.score == 100.0
     assert paper.subsets == mean.subsets == {"low": pytest.approx(100), "high": pytest.approx(100)}
-    assert (paper.protocol, mean.protocol) == ("paper", "mean")
-    assert paper.num_pairs == 6
+    assert (paper.protocol, mean.protocol) == ("paper", "mteb")
+    assert paper.num_examples == 6
 
 
 def test_mean_protocol_weighs_subsets_alike(scripted_encoder: Any, make_task: MakeTask) -> None:
     # 54.285714 over six pairs and -100 over two: (54.285714 - 100) / 2 = -22.857143.
     task = make_task("t", {"six": (ORDER_16, GOLD), "two": ([0.9, 0.1], [1, 2])})
-    score = evaluate_sts(scripted_encoder, [task], protocol="mean").tasks[0]
+    score = evaluate_sts(scripted_encoder, [task], protocol="mteb").tasks[0]
     assert score.score == -22.86
     assert score.subsets["six"] == pytest.approx(100 * (1 - 16 / 35), abs=1e-9)
     assert score.subsets["two"] == pytest.approx(-100)
@@ -111,10 +111,11 @@ def test_to_dict_is_json_ready_and_complete(scripted_encoder: Any, make_task: Ma
     task = make_task("t", {"a": (ORDER_2, GOLD), "b": (ORDER_16, GOLD)})
     found = json.loads(json.dumps(evaluate_sts(scripted_encoder, [task]).to_dict()))
     entry = found["tasks"]["t"]
-    assert found["average"] == entry["score"]
-    assert (found["num_sentences"], found["num_distinct"]) == (24, 24)
-    assert (entry["num_pairs"], entry["protocol"]) == (12, "paper")
-    assert entry["subsets"] == {
+    assert found["averages"] == {"sts": entry["score"], "transfer": None}
+    assert (found["timing"]["num_sentences"], found["timing"]["num_distinct"]) == (24, 24)
+    assert (entry["num_examples"], entry["protocol"], entry["probe"]) == (12, "paper", None)
+    assert entry["metric"] == "spearman"
+    assert entry["details"]["subsets"] == {
         "a": pytest.approx(100 * (1 - 2 / 35)),
         "b": pytest.approx(100 * (1 - 16 / 35)),
     }
@@ -180,6 +181,6 @@ def test_real_tasks_against_a_plain_loop(sts_data_dir: Path) -> None:
     assert [score.score for score in result.tasks] == expected
     assert min(expected) > 20
     assert result.average == round(sum(expected) / 7, 2)
-    mean = evaluate_sts(encoder, tasks, protocol="mean")
+    mean = evaluate_sts(encoder, tasks, protocol="mteb")
     for one, other in zip(result.tasks, mean.tasks, strict=True):
         assert (one.score != other.score) is (len(one.subsets) > 1)

@@ -22,6 +22,7 @@ from embedllm.evaluation.tasks import (
     load_task,
     load_tasks,
 )
+from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS
 
 # The published sizes of the tasks, as the README of the data lists them.
 NUM_PAIRS = {
@@ -174,8 +175,13 @@ def test_wrong_counts_fail_under_both_checks(tmp_path: Path, num: int) -> None:
 def test_unknown_names_list_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.tasks") as caught:
         load_task(name, data_dir=None)
-    for known in (*PAPER_TASKS, "STSBenchmark-dev", *SAMPLE_TASKS):
+    for known in (*PAPER_TASKS, "STSBenchmark-dev", *SAMPLE_TASKS, *TRANSFER_TASKS):
         assert known in str(caught.value)
+
+
+def test_a_transfer_task_has_no_pairs() -> None:
+    with pytest.raises(ConfigError, match="MR is a transfer task, but this needs pairs"):
+        load_tasks(["STS12", "MR"], data_dir=None)
 
 
 def test_unknown_names_are_found_before_any_file_is_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +35,9 @@ from embedllm.errors import ConfigError
 from embedllm.evaluation.command import run_evaluate
 from embedllm.evaluation.metrics import cosine_similarity_pairs, spearman
 from embedllm.evaluation.tasks import load_task
+from embedllm.invocation import Invocation
 from embedllm.models.loading import load_adapted_encoder, load_encoder
+from embedllm.results import read_results
 from embedllm.training import loggers
 from embedllm.training.callbacks.dev_score import DevScore
 from embedllm.training.callbacks.step_seed import StepSeed
@@ -147,7 +150,7 @@ def test_results_say_everything_needed_to_repeat_them(name: str, finished: Finis
     data = record["data"]["sample-test"]["test"]
     assert data["num_pairs"] == 200
     assert re.fullmatch("[0-9a-f]{64}", data["sha256"])
-    assert record["tasks"]["sample-test"]["score"] == record["average"]
+    assert record["tasks"]["sample-test"]["score"] == record["averages"]["sts"]
     assert record["seconds"] >= 0
 
 
@@ -171,7 +174,7 @@ def test_results_name_the_git_revision(finished: FinishedRun) -> None:
 def test_training_changes_the_scores(finished: FinishedRun) -> None:
     assert finished.result.before is not None
     assert finished.result.after is not None
-    assert finished.result.before["average"] != finished.result.after["average"]
+    assert finished.result.before["averages"] != finished.result.after["averages"]
 
 
 def test_metrics_file_has_every_figure(finished: FinishedRun) -> None:
@@ -212,19 +215,51 @@ def test_log_says_what_is_trained_on(finished: FinishedRun) -> None:
 
 
 def _evaluate(folder: Path, *overrides: str) -> dict[str, Any]:
-    config = compose_evaluate("run_name=e", f"paths.output_dir={folder}", *overrides)
-    run_evaluate(config, folder / "e", overrides=list(overrides))
+    folders = [f"paths.output_dir={folder}", f"paths.results_dir={folder}/store"]
+    config = compose_evaluate("run_name=e", *folders, *overrides)
+    invocation = Invocation(list(overrides), folder / "e", choices={"model": "chosen"})
+    run_evaluate(config, invocation)
     return read_json(folder / "e" / "results.json")
 
 
 def test_evaluate_gives_the_scores_of_the_run(finished: FinishedRun, tmp_path: Path) -> None:
     after = _evaluate(tmp_path, f"adapter_path={finished.result.adapter}")
-    for key in ("tasks", "average", "data", "model", "prompt", "dtype", "adapter"):
+    for key in (
+        "tasks",
+        "averages",
+        "data",
+        "model",
+        "prompt",
+        "dtype",
+        "adapter",
+        "adapter_sha256",
+    ):
         assert finished.result.after is not None
         assert after[key] == finished.result.after[key], key
     before = _evaluate(tmp_path, "model=tiny")
     assert finished.result.before is not None
     assert before["tasks"] == finished.result.before["tasks"]
+    # The adapter brings its model, so no file of conf/model was chosen.
+    assert (after["model_choice"], before["model_choice"]) == (None, "chosen")
+    assert before["command"] == ["evaluate.py", "model=tiny"]
+
+
+def test_results_are_in_the_store(finished: FinishedRun, tmp_path: Path) -> None:
+    folder = finished.root.parent / "store"
+    stored = [result.record for result in read_results(folder, strict=True)]
+    records = [finished.result.before, finished.result.after]
+    assert sorted(stored, key=str) == sorted(records, key=str)
+    record = _evaluate(tmp_path, "model=tiny")
+    assert [r.record for r in read_results(tmp_path / "store", strict=True)] == [record]
+
+
+def test_a_finished_run_stores_again_what_the_store_has_lost(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.root, tmp_path / "run")
+    for _ in range(2):
+        train_tiny(tmp_path)
+        assert len(read_results(tmp_path / "store", strict=True)) == 2
 
 
 def test_evaluate_keeps_the_adapters_own_model_under_single_overrides(

@@ -1,4 +1,4 @@
-"""The typed configuration of both entry points.
+"""The config groups: one dataclass for each folder of `conf/` that holds options.
 
 Hydra merges `conf/` and the command line into these dataclasses, so an unknown key or a wrong
 type fails while composing. Ranges and combinations are checked in `__post_init__`, before any
@@ -9,40 +9,25 @@ and refuse command-line overrides.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import os
-from collections.abc import Collection
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from omegaconf import MISSING
 
+from embedllm.config.checks import at_least, one_of
 from embedllm.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 POOLINGS = ("last", "mean", "weighted_mean")
 CLEAN_UPS = ("paper", "none")
+POOL_OVER = ("prompt", "sentence")
+PROTOCOLS = ("paper", "mteb")
+PROBES = ("logistic", "senteval")
 LR_SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 ACCELERATORS = ("auto", "cpu", "gpu")
-MAX_SEED = 2**32 - 1  # numpy's
-
-
-def _one_of(key: str, value: object, allowed: Collection[object]) -> None:
-    if value not in allowed:
-        raise ConfigError(f"{key}={value!r} is not known; allowed: {', '.join(map(str, allowed))}")
-
-
-def _at_least(key: str, value: float | None, minimum: float, *, strictly: bool = False) -> None:
-    if value is None:
-        return
-    # NaN is smaller than nothing and infinity larger than all, but both are wrong everywhere.
-    if not math.isfinite(value) or value < minimum or (strictly and value == minimum):
-        relation = "greater than" if strictly else "at least"
-        raise ConfigError(f"{key}={value} is out of range; it must be {relation} {minimum}")
 
 
 @dataclass
@@ -69,16 +54,20 @@ class ModelConfig:
     """`last` real token (PromptEOL), `mean` over real tokens, or `weighted_mean` (later = more)."""
     layer: int = -1
     """Index into the hidden-state tuple: -1 is the model's output, k the output of layer k."""
+    token_prepending_layers: int = 0
+    """Token Prepending: so many layers after the first start with the sentence's state so far in
+    the `{prepended}` slot of the template; 0 turns it off."""
     normalize: bool = False
     """Divide vectors by their length; the paper does not (paper_method 1, step 4)."""
     trust_remote_code: bool = False
     """Let the model's repository run its own Python code. Off unless asked for."""
 
     def __post_init__(self) -> None:
-        _one_of("model.init", self.init, ("pretrained", "random"))
-        _at_least("model.init_seed", self.init_seed, 0)
-        _one_of("model.dtype", self.dtype, DTYPES)
-        _one_of("model.pooling", self.pooling, POOLINGS)
+        one_of("model.init", self.init, ("pretrained", "random"))
+        at_least("model.init_seed", self.init_seed, 0)
+        one_of("model.dtype", self.dtype, DTYPES)
+        one_of("model.pooling", self.pooling, POOLINGS)
+        at_least("model.token_prepending_layers", self.token_prepending_layers, 0)
         if self.layer == 0:
             raise ConfigError(
                 "model.layer=0 is the embedding table, which knows no context; "
@@ -109,6 +98,8 @@ class DemonstrationConfig:
     """The example sentence, verbatim."""
     word: str = MISSING
     """The word that the model is shown as its meaning."""
+    source: str | None = None
+    """Where the sentence comes from; for readers, without effect."""
 
 
 @dataclass
@@ -117,10 +108,14 @@ class PromptConfig:
 
     template: str = MISSING
     """Literal text with `{sentence}` where the sentence goes; `{{` and `}}` are braces."""
+    more_templates: list[str] = field(default_factory=list)
+    """Further templates; the vector of a sentence is the mean over all of them (MetaEOL)."""
     demonstrations: list[DemonstrationConfig] = field(default_factory=list)
     """Examples in front of the query, in this order."""
     demonstration_end: str = '".'
     """What follows a demonstration's word (paper_method 1.1: a quote, a full stop, no space)."""
+    pool_over: str = "prompt"
+    """Tokens that pooling sees: the whole `prompt`, or the last copy of the `sentence` in it."""
     clean_up: str = "paper"
     """Sentence clean-up in evaluation and use: `paper` (paper_method 1.2) or `none`."""
     training_clean_up: str | None = None
@@ -131,11 +126,12 @@ class PromptConfig:
     """The same cut in evaluation and use; the paper has none."""
 
     def __post_init__(self) -> None:
-        _one_of("prompt.clean_up", self.clean_up, CLEAN_UPS)
+        one_of("prompt.pool_over", self.pool_over, POOL_OVER)
+        one_of("prompt.clean_up", self.clean_up, CLEAN_UPS)
         if self.training_clean_up is not None:
-            _one_of("prompt.training_clean_up", self.training_clean_up, CLEAN_UPS)
-        _at_least("prompt.max_sentence_tokens", self.max_sentence_tokens, 1)
-        _at_least("prompt.evaluation_max_sentence_tokens", self.evaluation_max_sentence_tokens, 1)
+            one_of("prompt.training_clean_up", self.training_clean_up, CLEAN_UPS)
+        at_least("prompt.max_sentence_tokens", self.max_sentence_tokens, 1)
+        at_least("prompt.evaluation_max_sentence_tokens", self.evaluation_max_sentence_tokens, 1)
 
 
 @dataclass
@@ -180,11 +176,11 @@ class DataConfig:
     default by device (1,024 on a CPU, 16,384 on a GPU)."""
 
     def __post_init__(self) -> None:
-        _one_of("data.source", self.source, ("sample", "path"))
-        _one_of("data.on_bad_row", self.on_bad_row, ("fail", "skip"))
-        _at_least("data.global_batch_size", self.global_batch_size, 2)
-        _at_least("data.max_examples", self.max_examples, 2)
-        _at_least("data.tokens_per_pack", self.tokens_per_pack, 1)
+        one_of("data.source", self.source, ("sample", "path"))
+        one_of("data.on_bad_row", self.on_bad_row, ("fail", "skip"))
+        at_least("data.global_batch_size", self.global_batch_size, 2)
+        at_least("data.max_examples", self.max_examples, 2)
+        at_least("data.tokens_per_pack", self.tokens_per_pack, 1)
         if self.source == "path" and not self.path:
             raise ConfigError(
                 "data.path is not set: give data.path=FILE_OR_HUB_NAME (data=nli also finds "
@@ -202,7 +198,7 @@ class LossConfig:
     """Added to the logit of an anchor's own hard negative; 0 leaves it as one candidate."""
 
     def __post_init__(self) -> None:
-        _at_least("loss.temperature", self.temperature, 0, strictly=True)
+        at_least("loss.temperature", self.temperature, 0, strictly=True)
 
 
 @dataclass
@@ -239,19 +235,19 @@ class TrainerConfig:
     """Distance of resume points, in optimizer steps."""
 
     def __post_init__(self) -> None:
-        _one_of("trainer.precision", self.precision, PRECISIONS)
-        _one_of("trainer.lr_schedule", self.lr_schedule, LR_SCHEDULES)
-        _one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
-        _at_least("trainer.max_epochs", self.max_epochs, 1)
-        _at_least("trainer.max_steps", self.max_steps, 1)
-        _at_least("trainer.learning_rate", self.learning_rate, 0, strictly=True)
-        _at_least("trainer.warmup_steps", self.warmup_steps, 0)
-        _at_least("trainer.weight_decay", self.weight_decay, 0)
-        _at_least("trainer.adam_epsilon", self.adam_epsilon, 0, strictly=True)
-        _at_least("trainer.gradient_clip_norm", self.gradient_clip_norm, 0)
-        _at_least("trainer.accumulate_grad_batches", self.accumulate_grad_batches, 1)
-        _at_least("trainer.log_every_n_steps", self.log_every_n_steps, 1)
-        _at_least("trainer.checkpoint_every_n_steps", self.checkpoint_every_n_steps, 1)
+        one_of("trainer.precision", self.precision, PRECISIONS)
+        one_of("trainer.lr_schedule", self.lr_schedule, LR_SCHEDULES)
+        one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
+        at_least("trainer.max_epochs", self.max_epochs, 1)
+        at_least("trainer.max_steps", self.max_steps, 1)
+        at_least("trainer.learning_rate", self.learning_rate, 0, strictly=True)
+        at_least("trainer.warmup_steps", self.warmup_steps, 0)
+        at_least("trainer.weight_decay", self.weight_decay, 0)
+        at_least("trainer.adam_epsilon", self.adam_epsilon, 0, strictly=True)
+        at_least("trainer.gradient_clip_norm", self.gradient_clip_norm, 0)
+        at_least("trainer.accumulate_grad_batches", self.accumulate_grad_batches, 1)
+        at_least("trainer.log_every_n_steps", self.log_every_n_steps, 1)
+        at_least("trainer.checkpoint_every_n_steps", self.checkpoint_every_n_steps, 1)
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise ConfigError(
                 f"trainer.adam_betas={self.adam_betas} is out of range; it must be two numbers "
@@ -267,7 +263,7 @@ class StrategyConfig:
     """`single`: one process, one device."""
 
     def __post_init__(self) -> None:
-        _one_of("strategy.name", self.name, ("single",))
+        one_of("strategy.name", self.name, ("single",))
         world_size = int(os.environ.get("WORLD_SIZE", "1") or 1)
         if self.name == "single" and world_size > 1:
             raise ConfigError(
@@ -292,7 +288,7 @@ class LoggerConfig:
     """How long W&B may take to answer before the run goes on offline."""
 
     def __post_init__(self) -> None:
-        _at_least("logger.timeout_seconds", self.timeout_seconds, 1)
+        at_least("logger.timeout_seconds", self.timeout_seconds, 1)
 
 
 @dataclass
@@ -314,16 +310,65 @@ class EvaluationConfig:
     verify: str = "strict"
     """`strict`: counts and checksums must match; `counts`: other texts are scored and marked."""
     protocol: str = "paper"
-    """`paper`: one Spearman over all subsets of a year; `mean`: the mean over the subsets."""
+    """`paper`: one Spearman over all subsets of a year; `mteb`: the mean over the subsets."""
+    cache_vectors: bool = True
+    """Keep vectors on disk (paths.cache_dir), so that no sentence is encoded twice."""
+    share_prefix: bool = True
+    """Compute the beginning that all prompts share once, where the model allows it."""
     tokens_per_batch: int | None = None
     """Padded tokens per forward pass; default by device (4,096 on a CPU, 32,768 on a GPU)."""
 
     def __post_init__(self) -> None:
-        _one_of("evaluation.layout", self.layout, ("auto", "senteval", "jsonl"))
-        _one_of("evaluation.verify", self.verify, ("strict", "counts"))
-        _one_of("evaluation.protocol", self.protocol, ("paper", "mean"))
-        _at_least("evaluation.dev_every_n_steps", self.dev_every_n_steps, 1)
-        _at_least("evaluation.tokens_per_batch", self.tokens_per_batch, 1)
+        one_of("evaluation.layout", self.layout, ("auto", "senteval", "jsonl"))
+        one_of("evaluation.verify", self.verify, ("strict", "counts"))
+        if self.protocol == "mean":
+            raise ConfigError("evaluation.protocol=mean is now called mteb")
+        one_of("evaluation.protocol", self.protocol, PROTOCOLS)
+        at_least("evaluation.dev_every_n_steps", self.dev_every_n_steps, 1)
+        at_least("evaluation.tokens_per_batch", self.tokens_per_batch, 1)
+
+
+@dataclass
+class ProbeConfig:
+    """The classifier of the transfer tasks, on frozen vectors (paper_method 4)."""
+
+    name: str = "logistic"
+    """`logistic`: scikit-learn's, deterministic; `senteval`: the reference's, with its noise."""
+    num_folds: int = 10
+    """Folds of the tasks without a given split, and of the choice of penalty elsewhere."""
+
+    def __post_init__(self) -> None:
+        one_of("probe.name", self.name, PROBES)
+        at_least("probe.num_folds", self.num_folds, 2)
+
+
+@dataclass
+class HalvingConfig:
+    """Successive halving: every candidate on few pairs, the best ones on more."""
+
+    rungs: list[int] = field(default_factory=lambda: [100, 250, 600, 1500])
+    """Pairs that a candidate has been scored on at the end of each rung; the last is all."""
+    keep: list[int] = field(default_factory=lambda: [90, 30, 10])
+    """Candidates that go on from each rung but the last."""
+    max_candidates: int | None = None
+    """Use only the first so many candidates."""
+
+    def __post_init__(self) -> None:
+        at_least("search.max_candidates", self.max_candidates, 1)
+        if len(self.keep) != len(self.rungs) - 1:
+            raise ConfigError(
+                f"search.keep={self.keep} must have one number less than "
+                f"search.rungs={self.rungs}: how many candidates go on from each but the last"
+            )
+        for key, values in (("rungs", self.rungs), ("keep", self.keep[::-1])):
+            is_growing = all(a < b for a, b in pairwise(values))
+            if not is_growing or min(values, default=1) < 1:
+                order = "grow" if key == "rungs" else "shrink"
+                raise ConfigError(
+                    f"search.{key} must be positive and {order}: {getattr(self, key)}"
+                )
+        if not self.rungs or self.rungs[0] < 2:
+            raise ConfigError(f"search.rungs={self.rungs} must start with at least 2 pairs")
 
 
 @dataclass
@@ -332,113 +377,7 @@ class PathsConfig:
 
     output_dir: str = "outputs"
     """Run folders go here."""
+    results_dir: str = "results"
+    """The results store: one JSON file for each finished evaluation."""
     cache_dir: str = MISSING
-    """Converted models; EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
-
-
-@dataclass
-class TrainConfig:
-    """Everything `train.py` needs."""
-
-    run_name: str = MISSING
-    """Name of the run's folder. The same command with the same name resumes the run."""
-    seed: int = 42
-    """Seed of data order, adapter initialisation and dropout."""
-    resume: str = "auto"
-    """`auto` continues a run folder that has checkpoints; `never` refuses to touch one."""
-    model: ModelConfig = MISSING
-    adapter: AdapterConfig = MISSING
-    prompt: PromptConfig = MISSING
-    data: DataConfig = MISSING
-    loss: LossConfig = MISSING
-    trainer: TrainerConfig = MISSING
-    strategy: StrategyConfig = MISSING
-    logger: LoggerConfig = MISSING
-    evaluation: EvaluationConfig = MISSING
-    paths: PathsConfig = MISSING
-
-    def __post_init__(self) -> None:
-        _one_of("resume", self.resume, ("auto", "never"))
-        if not 0 <= self.seed <= MAX_SEED:
-            raise ConfigError(f"seed={self.seed} is out of range; it must be 0 to {MAX_SEED}")
-        if Path(self.run_name).name != self.run_name or self.run_name in ("", ".", ".."):
-            raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
-        batch, parts = self.data.global_batch_size, self.trainer.accumulate_grad_batches
-        if batch % parts or batch // parts < 2:
-            raise ConfigError(
-                f"data.global_batch_size={batch} must be a multiple of "
-                f"trainer.accumulate_grad_batches={parts} and leave at least 2 examples each"
-            )
-        if self.adapter.method == "none":
-            raise ConfigError(
-                "adapter.method=none leaves nothing to train; use adapter=lora or adapter=full, "
-                "or evaluate.py to score a model as it is"
-            )
-        if self.adapter.method == "full" and self.model.dtype == "float16":
-            raise ConfigError(
-                "adapter=full with model.dtype=float16 has no float32 copy of the weights; "
-                "use model.dtype=float32 (or bfloat16) and trainer.precision=16-mixed"
-            )
-        if self.adapter.method == "full" and self.model.layer != -1:
-            raise ConfigError(
-                f"adapter=full with model.layer={self.model.layer} would save a model without "
-                "its upper layers; use adapter=lora, or model.layer=-1"
-            )
-        if self.trainer.precision == "bf16-true" and self.model.dtype == "float16":
-            raise ConfigError(
-                "trainer.precision=bf16-true contradicts model.dtype=float16; use bfloat16"
-            )
-
-
-@dataclass
-class EvaluateConfig:
-    """Everything `evaluate.py` needs."""
-
-    run_name: str = MISSING
-    """Name of the result's folder under paths.output_dir."""
-    seed: int = 42
-    """Written to the result; scoring itself draws no random numbers."""
-    adapter_path: str | None = None
-    """Adapter folder. It brings its own base model, prompt, clean-up, pooling and layer."""
-    model: ModelConfig = MISSING
-    prompt: PromptConfig = MISSING
-    evaluation: EvaluationConfig = MISSING
-    paths: PathsConfig = MISSING
-
-    def __post_init__(self) -> None:
-        if not self.evaluation.tasks:
-            raise ConfigError("evaluation.tasks is empty; use evaluation=sts, sts-dev or sample")
-
-
-# Keys that change where or what is reported but not what is trained.
-_NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger")
-_NOT_IN_FINGERPRINT_NESTED = {
-    "trainer": ("log_every_n_steps", "checkpoint_every_n_steps"),
-    "evaluation": ("tokens_per_batch",),
-}
-
-
-def training_identity(config: TrainConfig) -> dict[str, Any]:
-    """Returns the part of the config that decides which adapter comes out, as plain values."""
-    values = {k: v for k, v in asdict(config).items() if k not in _NOT_IN_FINGERPRINT}
-    for group, keys in _NOT_IN_FINGERPRINT_NESTED.items():
-        values[group] = {k: v for k, v in values[group].items() if k not in keys}
-    return values
-
-
-def fingerprint(values: dict[str, Any]) -> str:
-    """Returns 16 hexadecimal digits that identify plain config values."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns nested config values under dotted keys (`trainer.max_steps`)."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{name}.")
-        else:
-            flat[name] = value
-    return flat
+    """Converted models and vectors; EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""

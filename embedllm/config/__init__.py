@@ -1,0 +1,61 @@
+"""The typed configuration: `groups` (the options), `commands` (the roots), `fingerprint`."""
+
+from embedllm.config.commands import EvaluateConfig, LayersConfig, SearchConfig, TrainConfig
+from embedllm.config.demonstrations import (
+    DefinitionsConfig,
+    DemonstrationsConfig,
+    EndpointConfig,
+)
+from embedllm.config.fingerprint import fingerprint, flatten, training_identity
+from embedllm.config.groups import (
+    CLEAN_UPS,
+    POOL_OVER,
+    POOLINGS,
+    AdapterConfig,
+    ColumnsConfig,
+    DataConfig,
+    DemonstrationConfig,
+    EvaluationConfig,
+    HalvingConfig,
+    LoggerConfig,
+    LossConfig,
+    ModelConfig,
+    PathsConfig,
+    ProbeConfig,
+    PromptConfig,
+    StrategyConfig,
+    TrainerConfig,
+)
+from embedllm.config.results import ResultFilterConfig, ResultsConfig
+
+__all__ = [
+    "CLEAN_UPS",
+    "POOLINGS",
+    "POOL_OVER",
+    "AdapterConfig",
+    "ColumnsConfig",
+    "DataConfig",
+    "DefinitionsConfig",
+    "DemonstrationConfig",
+    "DemonstrationsConfig",
+    "EndpointConfig",
+    "EvaluateConfig",
+    "EvaluationConfig",
+    "HalvingConfig",
+    "LayersConfig",
+    "LoggerConfig",
+    "LossConfig",
+    "ModelConfig",
+    "PathsConfig",
+    "ProbeConfig",
+    "PromptConfig",
+    "ResultFilterConfig",
+    "ResultsConfig",
+    "SearchConfig",
+    "StrategyConfig",
+    "TrainConfig",
+    "TrainerConfig",
+    "fingerprint",
+    "flatten",
+    "training_identity",
+]

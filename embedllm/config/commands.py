@@ -1,0 +1,179 @@
+"""The root configuration of every command: which groups it has, and checks across them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import MISSING
+
+from embedllm.config.checks import at_least, one_of
+from embedllm.config.groups import (
+    AdapterConfig,
+    DataConfig,
+    EvaluationConfig,
+    HalvingConfig,
+    LoggerConfig,
+    LossConfig,
+    ModelConfig,
+    PathsConfig,
+    ProbeConfig,
+    PromptConfig,
+    StrategyConfig,
+    TrainerConfig,
+)
+from embedllm.errors import ConfigError
+
+MAX_SEED = 2**32 - 1  # numpy's
+# What Hydra takes for the name of an option; no part begins with a dot, so none leads out.
+_PROMPT_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*(?<!\.yaml)")
+
+
+@dataclass
+class TrainConfig:
+    """Everything `train.py` needs."""
+
+    run_name: str = MISSING
+    """Name of the run's folder. The same command with the same name resumes the run."""
+    seed: int = 42
+    """Seed of data order, adapter initialisation and dropout."""
+    resume: str = "auto"
+    """`auto` continues a run folder that has checkpoints; `never` refuses to touch one."""
+    model: ModelConfig = MISSING
+    adapter: AdapterConfig = MISSING
+    prompt: PromptConfig = MISSING
+    data: DataConfig = MISSING
+    loss: LossConfig = MISSING
+    trainer: TrainerConfig = MISSING
+    strategy: StrategyConfig = MISSING
+    logger: LoggerConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    probe: ProbeConfig = MISSING
+    paths: PathsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        one_of("resume", self.resume, ("auto", "never"))
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed={self.seed} is out of range; it must be 0 to {MAX_SEED}")
+        if Path(self.run_name).name != self.run_name or self.run_name in ("", ".", ".."):
+            raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
+        batch, parts = self.data.global_batch_size, self.trainer.accumulate_grad_batches
+        if batch % parts or batch // parts < 2:
+            raise ConfigError(
+                f"data.global_batch_size={batch} must be a multiple of "
+                f"trainer.accumulate_grad_batches={parts} and leave at least 2 examples each"
+            )
+        if self.adapter.method == "none":
+            raise ConfigError(
+                "adapter.method=none leaves nothing to train; use adapter=lora or adapter=full, "
+                "or evaluate.py to score a model as it is"
+            )
+        if self.adapter.method == "full" and self.model.dtype == "float16":
+            raise ConfigError(
+                "adapter=full with model.dtype=float16 has no float32 copy of the weights; "
+                "use model.dtype=float32 (or bfloat16) and trainer.precision=16-mixed"
+            )
+        if self.adapter.method == "full" and self.model.layer != -1:
+            raise ConfigError(
+                f"adapter=full with model.layer={self.model.layer} would save a model without "
+                "its upper layers; use adapter=lora, or model.layer=-1"
+            )
+        untrained = {
+            "prompt.more_templates": bool(self.prompt.more_templates),
+            "prompt.pool_over=sentence": self.prompt.pool_over != "prompt",
+            "model.token_prepending_layers": self.model.token_prepending_layers > 0,
+        }
+        for key in (key for key, is_set in untrained.items() if is_set):
+            raise ConfigError(f"{key} works without training only, in evaluate.py")
+        if self.trainer.precision == "bf16-true" and self.model.dtype == "float16":
+            raise ConfigError(
+                "trainer.precision=bf16-true contradicts model.dtype=float16; use bfloat16"
+            )
+
+
+@dataclass
+class EvaluateConfig:
+    """Everything `evaluate.py` needs."""
+
+    run_name: str = MISSING
+    """Name of the result's folder under paths.output_dir."""
+    seed: int = 42
+    """Seed of the transfer tasks' folds and classifiers; the STS tasks draw no random numbers."""
+    adapter_path: str | None = None
+    """Adapter folder. It brings its own base model, prompt, clean-up, pooling and layer."""
+    model: ModelConfig = MISSING
+    prompt: PromptConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    probe: ProbeConfig = MISSING
+    paths: PathsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if not self.evaluation.tasks:
+            raise ConfigError(
+                "evaluation.tasks is empty; use evaluation=sts, transfer, full, sts-dev or sample"
+            )
+
+
+@dataclass
+class SearchConfig:
+    """Everything `python -m embedllm search` needs."""
+
+    run_name: str = MISSING
+    """Name of the folder under paths.output_dir. The same command goes on where it was."""
+    seed: int = 42
+    """Decides which pairs come first, and the order among equal gold scores."""
+    candidates: str = "paper"
+    """`paper`: the 300 of the paper (evaluation.data_dir); or a CSV or JSONL file of
+    demonstrations, as `python -m embedllm demonstrations` writes it."""
+    save_as: str | None = None
+    """Name under conf/prompt for the chosen prompt, for example searched/opt-2.7b; null to leave
+    it in the run folder alone."""
+    model: ModelConfig = MISSING
+    prompt: PromptConfig = MISSING
+    search: HalvingConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    paths: PathsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        at_least("seed", self.seed, 0)
+        if self.save_as is not None and not _PROMPT_NAME.fullmatch(self.save_as):
+            raise ConfigError(
+                f"save_as={self.save_as!r} must be a name under conf/prompt without .yaml: "
+                "letters, digits, dots, dashes and underscores, with slashes for folders"
+            )
+        if len(self.evaluation.tasks) != 1:
+            raise ConfigError(
+                f"evaluation.tasks={self.evaluation.tasks} must be one task to choose by; "
+                "use evaluation=sts-dev"
+            )
+
+
+@dataclass
+class LayersConfig:
+    """Everything `python -m embedllm layers` needs."""
+
+    run_name: str = MISSING
+    """Name of the folder under paths.output_dir."""
+    model: ModelConfig = MISSING
+    prompt: PromptConfig = MISSING
+    evaluation: EvaluationConfig = MISSING
+    paths: PathsConfig = MISSING
+
+    def __post_init__(self) -> None:
+        if len(self.evaluation.tasks) != 1:
+            raise ConfigError(
+                f"evaluation.tasks={self.evaluation.tasks} must be one task to choose by; "
+                "use evaluation=sts-dev"
+            )
+        if self.model.layer != -1:
+            raise ConfigError("model.layer has no place here: every layer is scored")
+        if (
+            self.prompt.more_templates
+            or self.prompt.pool_over != "prompt"
+            or self.model.token_prepending_layers
+        ):
+            raise ConfigError(
+                "layers scores one template pooled over the whole prompt; leave out "
+                "prompt.more_templates, prompt.pool_over and model.token_prepending_layers"
+            )

@@ -1,0 +1,43 @@
+"""What identifies a configuration: the values that decide the outcome, and their hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import Any
+
+from embedllm.config.commands import TrainConfig
+
+# Keys that change where or what is reported but not what is trained.
+_NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger")
+_NOT_IN_FINGERPRINT_NESTED = {
+    "trainer": ("log_every_n_steps", "checkpoint_every_n_steps"),
+    "evaluation": ("tokens_per_batch", "cache_vectors", "share_prefix"),
+}
+
+
+def training_identity(config: TrainConfig) -> dict[str, Any]:
+    """Returns the part of the config that decides which adapter comes out, as plain values."""
+    values = {k: v for k, v in asdict(config).items() if k not in _NOT_IN_FINGERPRINT}
+    for group, keys in _NOT_IN_FINGERPRINT_NESTED.items():
+        values[group] = {k: v for k, v in values[group].items() if k not in keys}
+    return values
+
+
+def fingerprint(values: dict[str, Any]) -> str:
+    """Returns 16 hexadecimal digits that identify plain config values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested config values under dotted keys (`trainer.max_steps`)."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
