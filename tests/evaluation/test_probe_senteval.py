@@ -294,7 +294,9 @@ def choose_alone(
 
 
 def train_final(x: Tensor, y: Tensor, rows: NDArray[np.int64], penalty: float) -> Alone:
-    fit = hold_out(rows, ratio=0.05, seed=SEED, penalties=())
+    order = np.random.RandomState(SEED).permutation(len(rows))
+    num_dev = int(0.05 * len(rows))
+    fit = Fit(rows[order[num_dev:]], rows[order[:num_dev]], (), num_drawn=len(rows))
     return train_alone(x, y, fit, penalty, QUICK)
 
 

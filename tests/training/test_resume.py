@@ -270,7 +270,7 @@ def _without_times(record: dict[str, Any]) -> dict[str, Any]:
     return {
         k: v
         for k, v in record.items()
-        if k not in ("seconds", "finished", "git_revision", "adapter")
+        if k not in ("seconds", "timing", "finished", "git_revision", "adapter")
     }
 
 
@@ -505,7 +505,7 @@ _IN_DEV_SCORE = """
 from embedllm.models.encoder import SentenceEncoder
 def dying(self, step, total):
     if step == 10:
-        SentenceEncoder.token_ids = lambda *_: die()
+        SentenceEncoder._tokenize = lambda *_: die()
     return rising(self, step, total)
 DevScore._score = dying
 """
