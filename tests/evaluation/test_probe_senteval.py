@@ -139,6 +139,17 @@ def test_weights_are_bitwise_those_of_one_at_a_time() -> None:
             assert torch.equal(fitted.bias[index], alone.model.bias)
 
 
+def test_the_held_out_part_begins_the_stream() -> None:
+    rows = np.arange(100, 159)
+    stream = np.random.RandomState(SEED)
+    drawn = rows[stream.permutation(59)]
+    fit = hold_out(rows, ratio=0.05, seed=SEED, penalties=(1e-3,))
+    # 5% of 59 are 2.95 rows, cut to 2; the others stay in the order in which they were drawn.
+    assert fit.dev_rows.tolist() == drawn[:2].tolist()
+    assert fit.train_rows.tolist() == drawn[2:].tolist()
+    assert (fit.penalties, fit.num_drawn) == ((1e-3,), 59)
+
+
 def test_chunks_do_not_change_results() -> None:
     features, labels = make_rows(230)
     fits = mixed_fits(len(features))
