@@ -351,7 +351,7 @@ class HalvingConfig:
     keep: list[int] = field(default_factory=lambda: [90, 30, 10])
     """Candidates that go on from each rung but the last."""
     max_candidates: int | None = None
-    """Use only the first so many candidates."""
+    """Use only so many candidates, drawn with `seed`; a larger number draws the same and more."""
 
     def __post_init__(self) -> None:
         at_least("search.max_candidates", self.max_candidates, 1)

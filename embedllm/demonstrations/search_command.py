@@ -126,7 +126,18 @@ def _load_candidates(config: SearchConfig) -> list[DemonstrationConfig]:
     found = load_demonstrations(config.candidates, data_dir=Path(data_dir) if data_dir else None)
     if not found:
         raise ConfigError(f"candidates={config.candidates} has no demonstrations")
-    return found[: config.search.max_candidates]
+    return draw_candidates(found, config.search.max_candidates, seed=config.seed)
+
+
+def draw_candidates(
+    found: Sequence[DemonstrationConfig], number: int | None, *, seed: int
+) -> list[DemonstrationConfig]:
+    """Returns so many candidates in their order; a larger number adds to those of a smaller one.
+
+    Drawn, because a file is often ordered by source, as the paper's is.
+    """
+    drawn = np.random.default_rng(seed).permutation(len(found))[:number]
+    return [found[candidate] for candidate in sorted(drawn)]
 
 
 def _encoder_loader(

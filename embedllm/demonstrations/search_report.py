@@ -94,6 +94,8 @@ def saved_prompt_path(save_as: str | None, invocation: Invocation) -> Path | Non
 def report(outcome: SearchOutcome, invocation: Invocation, saved_path: Path | None) -> None:
     """Writes ranking.csv, summary.json and the prompt, and prints what was found.
 
+    The summary goes to the results store too, under `searches/`.
+
     Args:
         outcome: What was found.
         invocation: How the command was called.
@@ -103,10 +105,13 @@ def report(outcome: SearchOutcome, invocation: Invocation, saved_path: Path | No
 
     folder = invocation.folder
     write_atomically(folder / "ranking.csv", format_ranking(outcome).encode())
-    write_json(folder / "summary.json", build_summary(outcome, invocation))
+    summary = build_summary(outcome, invocation)
+    write_json(folder / "summary.json", summary)
     prompt = format_prompt(outcome, invocation).encode()
     write_atomically(folder / "prompt.yaml", prompt)
     is_saved = saved_path is not None and _save(saved_path, prompt, folder)
+    # Where `python -m embedllm report` looks; the same search run again takes its place.
+    write_json(Path(outcome.config.paths.results_dir) / "searches" / f"{folder.name}.json", summary)
     console = Console()
     console.print(_build_table(outcome))
     for line in _sentences(outcome):

@@ -39,12 +39,13 @@ class Pack:
 def default_pack_tokens(device: torch.device, *, training: bool) -> int:
     """Returns a budget of tokens per pack: small enough for memory, large enough for speed.
 
-    A CPU is as fast with a few hundred tokens as with thousands (measured with SmolLM2-135M),
-    so packs stay small there; a GPU wants thousands.
+    On a CPU a few hundred tokens keep the states between two layers in the core's own cache:
+    with SmolLM2-135M in bfloat16, 512 are a fifth to a third faster than 4096. A GPU wants
+    thousands.
     """
     if device.type == "cuda":
         return 16384 if training else 32768
-    return 1024 if training else 4096
+    return 1024 if training else 512
 
 
 def pack(

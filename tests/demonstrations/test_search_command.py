@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ from tiny_runs import (
 )
 
 from embedllm import cli
-from embedllm.config import PromptConfig, SearchConfig
+from embedllm.config import DemonstrationConfig, PromptConfig, SearchConfig
 from embedllm.demonstrations import search_command
 from embedllm.demonstrations.ranks import Rank, current_rank
-from embedllm.demonstrations.search_command import fit_schedule, run_search
+from embedllm.demonstrations.search_command import draw_candidates, fit_schedule, run_search
 from embedllm.demonstrations.unit_store import UnitStore, prompt_key
 from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.evaluation.sts import evaluate_sts
@@ -82,6 +83,7 @@ def arguments(candidates: Path, output_dir: Path, *overrides: str) -> list[str]:
             "run_name=run",
             f"candidates={candidates}",
             f"paths.output_dir={output_dir}",
+            f"paths.results_dir={output_dir}/results",
             *overrides,
         ]
     )
@@ -403,8 +405,20 @@ def test_the_ranking_holds_every_candidate_once_best_first(finished: Path) -> No
     assert rows[-1]["score_200"] == ""
 
 
+def test_a_drawn_part_of_the_candidates_grows_and_keeps_their_order() -> None:
+    found = [DemonstrationConfig(sentence=str(i), word=str(i)) for i in range(50)]
+    drawn = [draw_candidates(found, number, seed=3) for number in (10, 25, 50, 80, None)]
+    assert [len(part) for part in drawn] == [10, 25, 50, 50, 50]
+    for smaller, larger in pairwise(drawn):
+        assert [c for c in larger if c in smaller] == smaller
+    assert drawn[-1] == found
+    assert drawn[0] != found[:10]
+    assert drawn[0] == draw_candidates(found, 10, seed=3) != draw_candidates(found, 10, seed=4)
+
+
 def test_the_summary_says_what_was_found_and_what_it_cost(finished: Path) -> None:
     summary, rows = read_json(finished / "summary.json"), ranking(finished)
+    assert read_json(finished.parent / "results" / "searches" / "run.json") == summary
     assert summary["winner"]["candidate"] == int(rows[0]["candidate"])
     assert summary["winner"]["score"] == pytest.approx(float(rows[0]["score"]))
     first = summary["rungs"][0]
