@@ -91,28 +91,36 @@ class UnitWorker:
             label: Label of the progress bar.
         """
         keys = [prompt_key(need.prompt) for need in needs]
-        missing = [
-            sum(map(len, self.store.missing(key, need.num_pairs)))
-            for key, need in zip(keys, needs, strict=True)
-        ]
+        missing = self._count_missing(needs, keys)
         left = self.rank.rotate([i for i, count in enumerate(missing) if count])
         if not left:
             return
         last_note = time.monotonic()
-        with self._progress(label, sum(missing)) as advance:
+        num_missing = sum(missing)
+        with self._progress(label, num_missing) as advance:
             while left:
                 waiting = []
                 for i in left:
-                    if self._is_done(needs[i], keys[i]):
-                        advance(missing[i])
-                    else:
+                    if not self._is_done(needs[i], keys[i]):
                         waiting.append(i)
+                    elif self.rank.is_main:
+                        # Counted anew, so that rate and time left are those of all processes.
+                        still_missing = sum(self._count_missing(needs, keys))
+                        advance(num_missing - still_missing)
+                        num_missing = still_missing
                 if len(waiting) == len(left):
                     if time.monotonic() - last_note > _LOG_WAIT_SECONDS:
                         last_note = time.monotonic()
                         _log.info("%s: waiting for %d prompts of others", label, len(left))
                     time.sleep(_POLL_SECONDS)
                 left = waiting
+
+    def _count_missing(self, needs: Sequence[Need], keys: Sequence[str]) -> list[int]:
+        """Returns for each need how many pairs nobody has scored yet."""
+        return [
+            sum(map(len, self.store.missing(key, need.num_pairs)))
+            for key, need in zip(keys, needs, strict=True)
+        ]
 
     def score(self, prompt: PromptConfig, num_pairs: int) -> float:
         """Returns 100 x Spearman of a prompt on the first pairs; its units must be there."""

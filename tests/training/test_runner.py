@@ -509,6 +509,26 @@ def test_accumulated_batches_have_their_own_negatives_alone(tmp_path: Path) -> N
     assert set(logged.values()) == {7.0}
 
 
+# --- Prompts ------------------------------------------------------------------------------------
+
+
+def test_demonstrations_stand_before_every_text_in_training_and_in_use(tmp_path: Path) -> None:
+    demonstrations = "prompt.demonstrations=[{sentence: A jockey rides., word: Equestrian}]"
+    recorder, result = _record(tmp_path / "a", demonstrations)
+    loaded = load_adapted_encoder(result.adapter, tmp_path, device=CPU)
+    start = loaded.tokenizer.decode(loaded.token_ids(["Zebra"])[0]).partition("Zebra")[0]
+    assert "A jockey rides." in start
+    assert "Equestrian" in start
+    texts = [loaded.tokenizer.decode(ids) for b in recorder.batches for ids in b.token_ids]
+    assert texts
+    assert all(text.startswith(start) for text in texts)
+    # It is read, not only fed: without it the same steps give another adapter.
+    assert not have_equal_weights(result.adapter, train_tiny(tmp_path / "b").adapter)
+    record = _evaluate(tmp_path, f"adapter_path={result.adapter}")
+    assert result.after is not None
+    assert record["tasks"] == result.after["tasks"]
+
+
 # --- Adapters and precision ---------------------------------------------------------------------
 
 
