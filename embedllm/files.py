@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,21 @@ def write_atomically(path: Path, content: bytes) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            # mkstemp makes a file private to its owner; the result is an ordinary one.
+            Path(work).chmod(_file_mode())
             Path(work).replace(path)
         except BaseException:
             Path(work).unlink(missing_ok=True)
             raise
+
+
+@cache
+def _file_mode() -> int:
+    """Returns the mode that this process gives to new files, 0o644 with the usual umask."""
+    # There is no way to ask for the umask but to set it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 import torch
+from hypothesis import settings
 from tiny_models import TINY_ARCHITECTURES, ModelFactory, tiny_model_factory
 
 from embedllm.config import ModelConfig, PromptConfig
@@ -34,6 +35,11 @@ class EncoderBuilder(Protocol):
     ) -> SentenceEncoder:
         """Returns the encoder of a config on CPU; keywords are keys of `PromptConfig`."""
         ...
+
+
+# Machines are shared: that an example was slow says nothing about the code.
+settings.register_profile("embedllm", deadline=None)
+settings.load_profile("embedllm")
 
 
 @pytest.fixture(autouse=True, scope="session")

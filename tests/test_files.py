@@ -26,6 +26,12 @@ def test_write_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
 
 
+def test_written_files_have_the_usual_mode(tmp_path: Path) -> None:
+    (tmp_path / "usual").write_text("")
+    write_atomically(tmp_path / "file", b"")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
 def test_failed_write_keeps_the_old_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

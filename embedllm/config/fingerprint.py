@@ -12,7 +12,12 @@ from embedllm.config.commands import TrainConfig
 # Keys that change where or what is reported but not what is trained.
 _NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger")
 _NOT_IN_FINGERPRINT_NESTED = {
-    "trainer": ("log_every_n_steps", "checkpoint_every_n_steps"),
+    "trainer": (
+        "log_every_n_steps",
+        "checkpoint_every_n_steps",
+        # The numbers stay the same, so a run that has no memory left can go on with it.
+        "activation_checkpointing",
+    ),
     "evaluation": ("tokens_per_batch", "cache_vectors", "share_prefix"),
 }
 

@@ -27,6 +27,7 @@ POOL_OVER = ("prompt", "sentence")
 PROTOCOLS = ("paper", "mteb")
 PROBES = ("logistic", "senteval")
 LR_SCHEDULES = ("linear", "cosine", "constant_with_warmup")
+ACTIVATION_CHECKPOINTING = ("none", "packs", "layers", "all")
 ACCELERATORS = ("auto", "cpu", "gpu")
 
 
@@ -229,6 +230,13 @@ class TrainerConfig:
     """Lightning precision of training."""
     accelerator: str = "auto"
     """Lightning accelerator: auto, cpu, gpu."""
+    share_prefix: bool = True
+    """Compute what all texts of a batch begin with (the template, demonstrations) once, and its
+    gradient too. The same numbers; with dropout, one draw for the shared part of all texts."""
+    activation_checkpointing: str = "none"
+    """States that are computed again in the backward pass instead of kept: `none`; `packs`, whose
+    memory does not grow with the batch; `layers`, for models whose single pack is too large; or
+    `all`. The same numbers for about a third more time (`all`: two thirds)."""
     log_every_n_steps: int = 5
     """Distance of log lines, in optimizer steps."""
     checkpoint_every_n_steps: int = 20
@@ -238,6 +246,11 @@ class TrainerConfig:
         one_of("trainer.precision", self.precision, PRECISIONS)
         one_of("trainer.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
+        one_of(
+            "trainer.activation_checkpointing",
+            self.activation_checkpointing,
+            ACTIVATION_CHECKPOINTING,
+        )
         at_least("trainer.max_epochs", self.max_epochs, 1)
         at_least("trainer.max_steps", self.max_steps, 1)
         at_least("trainer.learning_rate", self.learning_rate, 0, strictly=True)
@@ -310,11 +323,13 @@ class EvaluationConfig:
     verify: str = "strict"
     """`strict`: counts and checksums must match; `counts`: other texts are scored and marked."""
     protocol: str = "paper"
-    """`paper`: one Spearman over all subsets of a year; `mteb`: the mean over the subsets."""
+    """`paper`: one Spearman over all subsets of a year; `mteb`: the mean over the subsets. MTEB's
+    own STS12-16 have one subset each, so its scores equal `paper` there."""
     cache_vectors: bool = True
     """Keep vectors on disk (paths.cache_dir), so that no sentence is encoded twice."""
     share_prefix: bool = True
-    """Compute the beginning that all prompts share once, where the model allows it."""
+    """Compute what prompts begin with alike once (what all share, and what some do), where the
+    model allows it. Vectors stay the same to rounding."""
     tokens_per_batch: int | None = None
     """Padded tokens per forward pass; default by device (4,096 on a CPU, 32,768 on a GPU)."""
 

@@ -21,6 +21,7 @@ from torch import nn
 from embedllm.config import ModelConfig
 from embedllm.errors import ModelError
 from embedllm.log import get_logger
+from embedllm.models.attention import use_short_row_attention
 from embedllm.models.gguf import convert_gguf_package
 
 if TYPE_CHECKING:
@@ -175,6 +176,7 @@ def load_trunk(
     layer = resolve_layer(model.layer, config.num_hidden_layers)
     if layer != -1:
         keep_layers(trunk, layer)
+    use_short_row_attention(trunk)
     return trunk
 
 
@@ -302,9 +304,11 @@ def keep_layers(trunk: nn.Module, num_layers: int) -> None:
                 config.layer_types = config.layer_types[:num_layers]
 
 
-def accepts_position_ids(trunk: nn.Module) -> bool:
-    """Whether the trunk takes explicit positions; models with ALiBi compute their own."""
-    return "position_ids" in inspect.signature(trunk.forward).parameters
+def forward_arguments(trunk: nn.Module) -> Collection[str]:
+    """Returns the names of what the trunk's forward takes, looking through an adapter."""
+    # A peft model passes what it does not know on to the model inside.
+    model: Any = cast(Any, trunk).get_base_model() if hasattr(trunk, "get_base_model") else trunk
+    return inspect.signature(model.forward).parameters.keys()
 
 
 @torch.inference_mode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import copy
 from itertools import chain
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 
+from embedllm.errors import ModelError
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import Pack, default_pack_tokens, pack
-from embedllm.models.prefix import common_prefix_length, compute_prefix
+from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix
+from embedllm.models.trie import TriePack, default_bin_nodes, pack_tries
 from embedllm.models.vector_cache import VectorCache
 from embedllm.prompts.template import Prompt
 from embedllm.prompts.tokenize import (
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 _log = get_logger(__name__)
 
+# A trie has to save so much, for its attention sees whole bins instead of single rows.
+_TRIE_PAYS = 0.95
+
 
 class SentenceEncoder:
     """Prompt, tokenizer and embedder in one object with one method.
@@ -40,8 +45,8 @@ class SentenceEncoder:
         prompt: Template, clean-up and token budget of evaluation and use.
         max_length: Positions of the backbone, None for no limit.
         tokens_per_batch: Padded tokens per forward pass; None for the device's default.
-        share_prefix: Compute the beginning that all prompts of a call share once, where the
-            model and the pooling allow it.
+        share_prefix: Compute what prompts of a call begin with alike once (what all share, and
+            what some do), where the model and the pooling allow it.
         more_prompts: The vector of a sentence is the mean over `prompt` and these (MetaEOL).
     """
 
@@ -62,6 +67,7 @@ class SentenceEncoder:
         self.max_length = max_length
         self.tokens_per_batch = tokens_per_batch
         self.share_prefix = share_prefix
+        self.share_trie = True
         self.more_prompts = tuple(more_prompts)
         self.vector_cache: VectorCache | None = None
 
@@ -144,29 +150,111 @@ class SentenceEncoder:
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yields rows and their vectors, pack by pack."""
         device = next(self.embedder.parameters()).device
-        budget = self.tokens_per_batch or default_pack_tokens(device, training=False)
         placeholder = prepended_position(self.prompt, self.tokenizer)
         num_shared = self._count_shared(tokenized, placeholder)
-        spans = None
-        if self.prompt.pool_over == "sentence":
-            spans = [(row.start - num_shared, row.stop - num_shared) for row in tokenized]
-        packs = pack([row.ids[num_shared:] for row in tokenized], max_tokens=budget, spans=spans)
         if placeholder is not None:
             placeholder -= num_shared
-        with _evaluation_mode(self.embedder), torch.inference_mode():
+        left = np.arange(len(tokenized))
+        with (
+            _evaluation_mode(self.embedder),
+            torch.inference_mode(),
+            _progress(progress, total=len(tokenized)) as advance,
+        ):
             prefix = None
             if num_shared:
                 prefix = compute_prefix(self.embedder.trunk, tokenized[0].ids[:num_shared])
-            for batch in _with_progress(packs, progress):
-                batch = batch.to(device)
-                vectors = self.embedder(
+            while len(left):
+                done: list[np.ndarray] = []
+                for batch in self._pack(
+                    [tokenized[row] for row in left.tolist()], num_shared, device
+                ):
+                    vectors = self._forward(batch.to(device), prefix, placeholder)
+                    if vectors is None:
+                        break  # out of memory: what is left goes on in smaller packs
+                    rows = batch.rows.numpy()
+                    yield left[rows], vectors
+                    done.append(rows)
+                    advance(len(rows))
+                if done:
+                    left = np.delete(left, np.concatenate(done))
+
+    def _pack(
+        self, rows: Sequence[Row], num_shared: int, device: torch.device
+    ) -> Sequence[Pack] | Sequence[TriePack]:
+        """Returns the rows behind the shared tokens, as a trie where that is less to compute."""
+        budget = self.tokens_per_batch or default_pack_tokens(device, training=False)
+        token_ids = [row.ids[num_shared:] for row in rows]
+        spans = None
+        if self.prompt.pool_over == "sentence":
+            spans = [(row.start - num_shared, row.stop - num_shared) for row in rows]
+        packs = pack(token_ids, max_tokens=budget, spans=spans)
+        if not self._can_use_trie(max(len(row.ids) for row in rows)):
+            return packs
+        tries = pack_tries(token_ids, max_tokens=budget, bin_nodes=default_bin_nodes(device))
+        return tries if _size(tries) <= _TRIE_PAYS * _size(packs) else packs
+
+    def _can_use_trie(self, longest: int) -> bool:
+        if not self.share_trie or not self.share_prefix or self.prompt.pool_over == "sentence":
+            return False
+        if not self.embedder.can_share_trie:
+            return False
+        window = self.embedder.trie_window
+        if window is not None and longest >= window:
+            _log.info(
+                "sentences that begin alike are computed each for itself: the longest prompt has "
+                "%d tokens, the model's attention window %d",
+                longest,
+                window,
+            )
+            return False
+        return True
+
+    def _forward(
+        self, batch: Pack | TriePack, prefix: Prefix | None, placeholder: int | None
+    ) -> np.ndarray | None:
+        """Returns the vectors of a pack; None when memory ran out, with a smaller budget set.
+
+        Raises:
+            ModelError: There is no memory for a single sentence.
+        """
+        try:
+            if isinstance(batch, TriePack):
+                computed = self.embedder.forward_trie(batch, prefix)
+            else:
+                computed = self.embedder(
                     batch.input_ids,
                     batch.attention_mask,
                     prefix,
                     pool_mask=batch.pool_mask,
                     placeholder=placeholder,
                 )
-                yield batch.rows.cpu().numpy(), vectors.cpu().numpy()
+            vectors: np.ndarray = computed.cpu().numpy()
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            num_rows, width = batch.input_ids.shape
+            reason = str(error).partition("\n")[0]
+        else:
+            return vectors
+        # Outside the except block, whose traceback holds on to the states that were computed.
+        if num_rows == 1 and isinstance(batch, TriePack):
+            self.share_trie = False
+            _log.warning("out of memory with %d tokens at once; going on row by row", width)
+            return None
+        if num_rows == 1:
+            raise ModelError(
+                f"there is no memory for one sentence of {width} tokens ({reason}); use a smaller "
+                "type (model.dtype=bfloat16), a smaller model, or prompt.max_sentence_tokens"
+            )
+        self.tokens_per_batch = num_rows * width // 2
+        _log.warning(
+            "out of memory with %d tokens at once; going on with %d (evaluation.tokens_per_batch)",
+            num_rows * width,
+            self.tokens_per_batch,
+        )
+        if batch.input_ids.is_cuda:
+            torch.cuda.empty_cache()
+        return None
 
     def _count_shared(self, tokenized: Sequence[Row], placeholder: int | None) -> int:
         """Returns how many first tokens need not be in the rows: nothing looks at them again."""
@@ -224,13 +312,22 @@ def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
-def _with_progress(packs: list[Pack], label: str | None) -> Iterable[Pack]:
+def _size(packs: Sequence[Pack] | Sequence[TriePack]) -> int:
+    """Returns how many tokens go through the model, padding included."""
+    return sum(batch.input_ids.numel() for batch in packs)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device, or the machine, had no memory left; on a CPU only the text tells."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _progress(label: str | None, *, total: int) -> Iterator[Callable[[int], None]]:
     if label is None:
-        yield from packs
+        yield lambda count: None
         return
     from embedllm.progress import progress_bar
 
-    with progress_bar(label, total=sum(len(p.rows) for p in packs), unit="sentences") as advance:
-        for batch in packs:
-            yield batch
-            advance(len(batch.rows))
+    with progress_bar(label, total=total, unit="sentences") as advance:
+        yield advance

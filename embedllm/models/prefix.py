@@ -3,26 +3,64 @@
 A template's first words, or a whole demonstration, are the same in every row. For a causal model
 their keys and values do not depend on what follows, so one row computes them for all. The common
 part is found on token ids, because the last characters of a text can merge with what comes next.
+In training the gradient of all rows flows back through that one row.
 
-Shapes: P prefix tokens, N rows, K key-value heads, E head size.
+Shapes: P prefix tokens, B rows, K key-value heads, L own tokens of a row, E head size.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.cache_utils import Cache, DynamicLayer
 
-if TYPE_CHECKING:
-    from transformers import Cache
+from embedllm.models.backbone import forward_arguments
 
 # Below this many tokens the bookkeeping costs as much as it saves.
 _MIN_TOKENS = 2
 _MIN_ROWS = 4
+
+
+class _RecordingLayer(DynamicLayer):
+    """Keeps the keys and values of the last forward pass, and adds nothing to them.
+
+    A pass that is run again for its gradient (activation checkpointing) sees what it saw before.
+    """
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Returns what it was given."""
+        self.keys, self.values = key_states, value_states
+        return key_states, value_states
+
+
+class _SharedLayer(DynamicLayer):
+    """Keys and values of the prefix in one layer, [1, K, P, E] each, which nothing adds to.
+
+    So one cache serves any number of batches, and a batch that is computed twice (activation
+    checkpointing) sees the same both times.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = self._shared = keys, values
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the prefix in front of every row: [B, K, P + L, E] each."""
+        keys, values = self._shared
+        return _in_front(keys, key_states), _in_front(values, value_states)
+
+
+def _in_front(shared: Tensor, own: Tensor) -> Tensor:
+    return torch.cat([shared.expand(len(own), -1, -1, -1), own], dim=-2)
 
 
 @dataclass(frozen=True)
@@ -31,29 +69,16 @@ class Prefix:
 
     Attributes:
         num_tokens: P.
-        layers: Per layer the keys and the values, [1, K, P, E] each.
+        cache: The library's form of them; the trunk reads it and leaves it as it is.
     """
 
     num_tokens: int
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-    def to_cache(self, num_rows: int) -> Cache:
-        """Returns a new cache in which each of `num_rows` rows has the prefix behind it."""
-        from transformers import DynamicCache
-
-        # Without a config every layer keeps all positions, and the mask alone makes a sliding
-        # window, so models that mix both kinds of layers need no case of their own.
-        cache = DynamicCache()
-        for i, (keys, values) in enumerate(self.layers):
-            shape = (num_rows, *keys.shape[1:])
-            cache.update(keys.expand(shape), values.expand(shape), i)
-        return cache
+    cache: Cache
 
 
 def supports_prefix(trunk: nn.Module) -> bool:
     """Whether the trunk takes keys and values of earlier tokens in the library's common form."""
-    parameters = inspect.signature(trunk.forward).parameters
-    return "past_key_values" in parameters and "use_cache" in parameters
+    return {"past_key_values", "use_cache"} <= set(forward_arguments(trunk))
 
 
 def common_prefix_length(token_ids: Sequence[list[int]]) -> int:
@@ -72,14 +97,19 @@ def common_prefix_length(token_ids: Sequence[list[int]]) -> int:
     return length if length >= _MIN_TOKENS else 0
 
 
-@torch.inference_mode()
 def compute_prefix(trunk: nn.Module, token_ids: Sequence[int]) -> Prefix:
-    """Returns the keys and values of some tokens at the beginning of a text."""
-    from transformers import DynamicCache
+    """Returns the keys and values of some tokens at the beginning of a text.
 
+    With gradient where the caller has it on.
+    """
     device = next(trunk.parameters()).device
-    cache: Any = DynamicCache()
-    input_ids = torch.tensor([list(token_ids)], device=device)
-    trunk(input_ids=input_ids, past_key_values=cache, use_cache=True)
-    layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-    return Prefix(len(token_ids), layers)
+    # Every layer keeps all positions, and the mask alone makes a sliding window, so models that
+    # mix both kinds of layers need no case of their own.
+    cache: Any = Cache(layer_class_to_replicate=_RecordingLayer)
+    trunk(
+        input_ids=torch.tensor([list(token_ids)], device=device),
+        past_key_values=cache,
+        use_cache=True,
+    )
+    layers: list[Any] = [_SharedLayer(layer.keys, layer.values) for layer in cache.layers]
+    return Prefix(len(token_ids), Cache(layers=layers))

@@ -16,8 +16,9 @@ from embedllm.data.loader import ContrastiveBatch
 from embedllm.errors import CheckpointError, ConfigError
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.adapters import trainable_state
+from embedllm.models.checkpointing import checkpoint_layers
 from embedllm.models.embedder import Embedder
-from embedllm.models.packing import default_pack_tokens, pack
+from embedllm.models.packing import default_pack_tokens
 
 
 class ContrastiveModule(pl.LightningModule):
@@ -51,6 +52,8 @@ class ContrastiveModule(pl.LightningModule):
         self.num_negatives = 0
         # Checkpoints hold the trainable weights alone; the frozen base is loaded anew.
         self.strict_loading = False
+        if trainer_config.activation_checkpointing in ("layers", "all"):
+            checkpoint_layers(embedder.trunk)
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
         """Returns the loss of one contrastive batch, with gradient.
@@ -60,7 +63,12 @@ class ContrastiveModule(pl.LightningModule):
                 and not visibly so: a rank correlation of NaNs is a number.
         """
         budget = self.tokens_per_pack or default_pack_tokens(self.device, training=True)
-        vectors = self.embedder.embed_packs(pack(batch.token_ids, max_tokens=budget))
+        vectors = self.embedder.embed_rows(
+            batch.token_ids,
+            max_tokens=budget,
+            share_prefix=self.config.share_prefix,
+            recompute=self.config.activation_checkpointing in ("packs", "all"),
+        )
         anchors, positives, negatives = vectors.split(
             [batch.num_anchors, batch.num_anchors, len(batch.negative_owner)]
         )
@@ -86,6 +94,8 @@ class ContrastiveModule(pl.LightningModule):
             betas=(config.adam_betas[0], config.adam_betas[1]),
             eps=config.adam_epsilon,
             weight_decay=config.weight_decay,
+            # Lightning clips no gradients for a fused optimizer under autocast.
+            fused=config.precision.endswith("-true") or config.gradient_clip_norm == 0,
         )
         schedule = get_scheduler(
             config.lr_schedule,

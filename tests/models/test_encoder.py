@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
+from embedllm.errors import ModelError
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
 
@@ -146,11 +147,73 @@ def test_tokens_per_batch_does_not_matter(
     large, small = (
         build_encoder(tiny_family(), tokens_per_batch=tokens) for tokens in (4096, tokens_per_batch)
     )
+    large.share_trie = small.share_trie = False
     seen_large, seen_small = watch_rows(large.embedder), watch_rows(small.embedder)
     np.testing.assert_allclose(
         small.encode(SENTENCES), large.encode(SENTENCES), atol=ATOL_FLOAT32, rtol=ATOL_FLOAT32
     )
     assert len(seen_small) > len(seen_large) == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_out_of_memory_halves_the_budget_and_goes_on(
+    error: RuntimeError,
+    tiny_opt: ModelFactory,
+    build_encoder: EncoderBuilder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = build_encoder(tiny_opt()).encode(SENTENCES)
+    encoder = build_encoder(tiny_opt(), tokens_per_batch=4096)
+    encoder.share_trie = False
+    forward, limit = encoder.embedder.forward, 60
+    sizes: list[int] = []
+
+    def run(ids: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        sizes.append(ids.numel())
+        if ids.numel() > limit:
+            raise error
+        return forward(ids, *rest, **options)
+
+    monkeypatch.setattr(encoder.embedder, "forward", run)
+    vectors = encoder.encode(SENTENCES)
+    np.testing.assert_allclose(vectors, expected, atol=ATOL_FLOAT32, rtol=ATOL_FLOAT32)
+    failed = [size for size in sizes if size > limit]
+    warnings = [r.getMessage() for r in caplog.records if "out of memory" in r.getMessage()]
+    assert len(warnings) == len(failed) > 0
+    assert f"out of memory with {failed[0]} tokens at once; going on with" in warnings[0]
+    # What was learnt stays: no second try of what cannot be.
+    sizes.clear()
+    encoder.encode(SENTENCES)
+    assert max(sizes) <= limit
+
+
+def test_no_memory_for_one_sentence_is_one_message(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: Any, **options: Any) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(encoder.embedder, "forward", run)
+    with pytest.raises(ModelError, match=r"no memory for one sentence of \d+ tokens.*dtype"):
+        encoder.encode(SENTENCES)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*arguments: Any, **options: Any) -> torch.Tensor:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(encoder.embedder, "forward", run)
+    with pytest.raises(RuntimeError, match="shapes"):
+        encoder.encode(SENTENCES)
 
 
 def test_progress_changes_nothing(encoder: SentenceEncoder) -> None:

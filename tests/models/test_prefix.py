@@ -52,6 +52,7 @@ def test_the_prefix_is_really_left_out_of_the_rows(
     tiny_llama: ModelFactory, build_encoder: EncoderBuilder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = build_encoder(tiny_llama(), **demonstration())
+    encoder.share_trie = False
     full = [len(ids) for ids in encoder.token_ids(SENTENCES)]
     num_shared = common_prefix_length(encoder.token_ids(SENTENCES))
     seen: list[int] = []

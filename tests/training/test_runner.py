@@ -529,6 +529,34 @@ def test_demonstrations_stand_before_every_text_in_training_and_in_use(tmp_path:
     assert record["tasks"] == result.after["tasks"]
 
 
+# --- Speed and memory ---------------------------------------------------------------------------
+
+
+def test_activation_checkpointing_changes_no_bit_of_the_adapter(
+    finished: FinishedRun, tmp_path: Path
+) -> None:
+    """Dropout is on in these runs."""
+    for number, mode in enumerate(("packs", "layers", "all")):
+        result = train_tiny(
+            tmp_path / str(number), f"trainer.activation_checkpointing={mode}", "evaluation=none"
+        )
+        plain = train_tiny(tmp_path / f"{number}-plain", "evaluation=none")
+        assert have_equal_weights(result.adapter, plain.adapter), mode
+
+
+def test_without_dropout_a_shared_prefix_gives_the_same_losses(tmp_path: Path) -> None:
+    """AdamW blows rounding up to whole steps where a gradient is zero, so weights may differ."""
+    losses = []
+    for name, share in (("a", "true"), ("b", "false")):
+        # OPT has dropout of its own.
+        options = ["adapter.options.lora_dropout=0", "model.architecture.dropout=0"]
+        options.append("evaluation=none")
+        train_tiny(tmp_path / name, *options, f"trainer.share_prefix={share}")
+        losses.append(_column(_read_metrics(tmp_path / name / "run"), "train/loss"))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != losses[1], "nothing was shared"
+
+
 # --- Adapters and precision ---------------------------------------------------------------------
 
 
