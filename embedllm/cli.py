@@ -35,8 +35,15 @@ COMMANDS: dict[str, Command] = {
     "layers": Command(
         "embedllm.evaluation.layers:run_layers", "score the vectors of every layer of a model"
     ),
+    "encode": Command(
+        "embedllm.encoding.command:run_encode", "write the vectors of files of any size"
+    ),
     "results": Command(
         "embedllm.evaluation.results_command:run_results", "list and filter the results store"
+    ),
+    "report": Command(
+        "embedllm.report.command:run_report",
+        "make the page of all results, beside the published numbers",
     ),
 }
 

@@ -24,8 +24,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from embedllm.config import (
     DemonstrationsConfig,
+    EncodeConfig,
     EvaluateConfig,
     LayersConfig,
+    ReportConfig,
     ResultsConfig,
     SearchConfig,
     TrainConfig,
@@ -42,7 +44,9 @@ _SCHEMAS: dict[str, type[Any]] = {
     "search": SearchConfig,
     "demonstrations": DemonstrationsConfig,
     "layers": LayersConfig,
+    "encode": EncodeConfig,
     "results": ResultsConfig,
+    "report": ReportConfig,
 }
 
 

@@ -48,11 +48,15 @@ TRAIN_OPTIONS = [o for o in OPTIONS if o.split("=")[0] not in ("search", "method
 # Prompts that make vectors without training only.
 UNTRAINED_PROMPTS = ("prompt=echo", "prompt=metaeol")
 # These names hold the choice of the model, which is known to a command that runs, not here.
-NAMES = {"search": ["run_name=x", "save_as=x"], "layers": ["run_name=x"]}
-COMMANDS = ("train", "evaluate", *(name for name in cli.COMMANDS if name != "report"))
+NAMES = {
+    "search": ["run_name=x", "save_as=x"],
+    "layers": ["run_name=x"],
+    "encode": ["input=x", "output=x"],
+}
+COMMANDS = ("train", "evaluate", *cli.COMMANDS)
 CONFIG_MODULES = [
     importlib.import_module(f"embedllm.config.{name}")
-    for name in ("groups", "commands", "demonstrations", "results")
+    for name in ("groups", "commands", "demonstrations", "encode", "report", "results")
 ]
 EXPERIMENTS = [option for option in OPTIONS if option.startswith("experiment=")]
 PAPER_EXPERIMENTS = [option for option in EXPERIMENTS if "paper/" in option]
@@ -282,6 +286,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "trainer.precision": (["bf16", "64-true"], ["32-true", "bf16-mixed", "16-mixed", "bf16-true"]),
     "trainer.lr_schedule": (["polynomial"], ["linear", "cosine", "constant_with_warmup"]),
     "trainer.accelerator": (["tpu", "cuda"], ["auto", "cpu", "gpu"]),
+    "trainer.activation_checkpointing": (["selective"], ["none", "packs", "layers", "all"]),
     "trainer.max_epochs": (["0"], ["1"]),
     "trainer.max_steps": (["0", "-1"], ["1", "null"]),
     "trainer.learning_rate": (["0", "-1e-4", "nan", "inf"], ["1e-9"]),
@@ -324,6 +329,11 @@ COMMAND_RANGES: dict[str, tuple[str, list[str], list[str]]] = {
     "number": ("demonstrations", ["0"], ["1", "null"]),
     "batch_size": ("demonstrations", ["0"], ["1"]),
     "max_new_tokens": ("demonstrations", ["0"], ["1"]),
+    "input_format": ("encode", ["xml"], ["auto", "text", "csv", "tsv", "jsonl", "parquet"]),
+    "on_bad_row": ("encode", ["skip"], ["error", "empty"]),
+    "dtype": ("encode", ["bfloat16"], ["float32", "float16"]),
+    "shard_rows": ("encode", ["0"], ["1"]),
+    "tokens_per_batch": ("encode", ["0"], ["1", "null"]),
     "filter.min_average": ("results", ["-101", "nan"], ["-100", "null"]),
     "limit": ("results", ["0"], ["1", "null"]),
     "format": ("results", ["xml"], ["table", "json", "csv", "markdown"]),
@@ -560,6 +570,7 @@ def test_the_fingerprint_does_not_change_between_versions() -> None:
         "logger.tags=[a]",
         "trainer.log_every_n_steps=7",
         "trainer.checkpoint_every_n_steps=7",
+        "trainer.activation_checkpointing=packs",
         "evaluation.tokens_per_batch=7",
     ],
 )

@@ -12,7 +12,16 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 # Each package may import from those before it.
-ORDER = ("prompts", "models", "losses", "data", "evaluation", "demonstrations", "training")
+ORDER = (
+    "prompts",
+    "models",
+    "losses",
+    "data",
+    "evaluation",
+    "demonstrations",
+    "encoding",
+    "training",
+)
 # Shared by all; it imports only the shared modules.
 SHARED = ("config",)
 # Beside the order: they may import all of it but `training`, and not one another.

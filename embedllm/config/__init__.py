@@ -6,6 +6,7 @@ from embedllm.config.demonstrations import (
     DemonstrationsConfig,
     EndpointConfig,
 )
+from embedllm.config.encode import EncodeConfig
 from embedllm.config.fingerprint import fingerprint, flatten, training_identity
 from embedllm.config.groups import (
     CLEAN_UPS,
@@ -26,6 +27,7 @@ from embedllm.config.groups import (
     StrategyConfig,
     TrainerConfig,
 )
+from embedllm.config.report import ReportConfig
 from embedllm.config.results import ResultFilterConfig, ResultsConfig
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "DefinitionsConfig",
     "DemonstrationConfig",
     "DemonstrationsConfig",
+    "EncodeConfig",
     "EndpointConfig",
     "EvaluateConfig",
     "EvaluationConfig",
@@ -49,6 +52,7 @@ __all__ = [
     "PathsConfig",
     "ProbeConfig",
     "PromptConfig",
+    "ReportConfig",
     "ResultFilterConfig",
     "ResultsConfig",
     "SearchConfig",

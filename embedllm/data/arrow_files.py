@@ -32,7 +32,7 @@ def read_parquet(file: BinaryIO, name: str, *, chosen: ColumnNames | None) -> Ta
     """
     import pyarrow.parquet as pq
 
-    with _as_data_error(name):
+    with as_data_error(f"data.path={name}"):
         parquet = pq.ParquetFile(file)
         columns = choose_columns(name, parquet.schema_arrow.names, chosen)
         batches = parquet.iter_batches(
@@ -42,19 +42,19 @@ def read_parquet(file: BinaryIO, name: str, *, chosen: ColumnNames | None) -> Ta
 
 
 @contextmanager
-def _as_data_error(name: str) -> Iterator[None]:
-    """Turns what pyarrow raises for a damaged file into one message."""
+def as_data_error(source: str) -> Iterator[None]:
+    """Turns what pyarrow raises for a damaged file into one message that begins with `source`."""
     import pyarrow as pa
 
     try:
         yield
     except pa.ArrowException as error:
-        raise DataError(f"data.path={name}: not a whole Parquet file ({error})") from error
+        raise DataError(f"{source}: not a whole Parquet file ({error})") from error
 
 
 def _iter_parquet_rows(batches: Iterable[Any], columns: ColumnNames, name: str) -> Iterator[Row]:
     # Batches are decoded one by one, so damage in the middle shows only here.
-    with _as_data_error(name):
+    with as_data_error(f"data.path={name}"):
         yield from _iter_arrow_rows(batches, columns)
 
 
@@ -62,13 +62,13 @@ def _iter_arrow_rows(batches: Iterable[Any], columns: ColumnNames) -> Iterator[R
     """Yields the rows of record batches or tables (`Any`: pyarrow has no type information)."""
     line = 0
     for batch in batches:
-        values = [_to_values(batch.column(name)) for name in columns.in_order]
+        values = [to_values(batch.column(name)) for name in columns.in_order]
         for row in zip(*values, strict=True):
             line += 1
             yield line, row
 
 
-def _to_values(array: Any) -> list[object]:
+def to_values(array: Any) -> list[object]:
     """Converts an Arrow column; texts that are not UTF-8, which Arrow lets pass, are marked."""
     try:
         return list(array.to_pylist())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeGuard
+from typing import cast
 
 from embedllm.errors import DataError
 
@@ -124,33 +124,29 @@ def to_example(values: Sequence[object], names: Sequence[str]) -> Example | Prob
     for index, value in enumerate(values):
         items = value if index >= 2 and isinstance(value, list) else [value]
         for position, item in enumerate(items):
-            if not _is_text(item):
+            if fault := _find_fault(item):
                 name = f"{names[index]}[{position}]" if items is value else names[index]
-                return Problem(name, _find_fault(item))
-            texts.append(item)
+                return Problem(name, fault)
+            texts.append(cast(str, item))
     return Example(texts[0], texts[1], tuple(texts[2:]))
 
 
-def _is_text(value: object) -> TypeGuard[str]:
-    """Tells whether `value` is a non-blank string that can be encoded."""
-    return (
-        isinstance(value, str)
-        and bool(value)
-        and not value.isspace()
-        and (value.isascii() or not _SURROGATE.search(value))
-    )
+def _find_fault(value: object) -> str | None:
+    """Says in a verb phrase why `value` is no text of an example; None where it is one."""
+    if isinstance(value, str) and not value.strip():
+        return "is empty"
+    return find_text_fault(value)
 
 
-def _find_fault(value: object) -> str:
-    """Says in a verb phrase why `_is_text` refuses `value`."""
+def find_text_fault(value: object) -> str | None:
+    """Says in a verb phrase why `value` is no text; None for any text, an empty one too."""
+    if isinstance(value, str):
+        # No tokenizer accepts half a surrogate pair; JSON can spell one as an escape.
+        is_whole = value.isascii() or not _SURROGATE.search(value)
+        return None if is_whole else "has half of a surrogate pair"
     if isinstance(value, Unreadable):
         return value.reason
-    if value is None:
-        return "is null"
-    if not isinstance(value, str):
-        return f"is {type(value).__name__}, expected text"
-    # No tokenizer accepts half a surrogate pair; JSON can spell one as an escape.
-    return "is empty" if not value.strip() else "has half of a surrogate pair"
+    return "is null" if value is None else f"is {type(value).__name__}, expected text"
 
 
 def _recognize(names: Sequence[str]) -> ColumnNames:
