@@ -19,11 +19,11 @@ from embedllm.config import (
 )
 from embedllm.demonstrations.agreement import Agreement, simulate
 from embedllm.demonstrations.halving import HalvingResult, run_halving
-from embedllm.demonstrations.ranks import current_rank, use_device_of
 from embedllm.demonstrations.search_report import SearchOutcome, report, saved_prompt_path
 from embedllm.demonstrations.search_work import Need, OrderedPairs, UnitWorker
 from embedllm.demonstrations.sets import load_demonstrations
 from embedllm.demonstrations.unit_store import UnitStore, prompt_key, store_identity
+from embedllm.distributed import current_rank, use_device_of
 from embedllm.errors import ConfigError
 from embedllm.evaluation.run import load_configured_tasks
 from embedllm.evaluation.tasks import PairTask, fingerprint_task

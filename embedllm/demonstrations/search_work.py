@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from embedllm.config import PromptConfig
 from embedllm.demonstrations.pair_order import build_pair_order
-from embedllm.demonstrations.ranks import Rank
 from embedllm.demonstrations.unit_store import UnitStore, prompt_key
+from embedllm.distributed import Rank
 from embedllm.errors import CheckpointError
 from embedllm.evaluation.metrics import cosine_similarity_pairs, spearman
 from embedllm.evaluation.tasks import PairTask

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from embedllm.config import EncodeConfig, fingerprint
-from embedllm.demonstrations.ranks import Rank, current_rank, use_device_of
+from embedllm.distributed import Rank, current_rank, use_device_of
 from embedllm.encoding.index import RecordIndex, load_or_build_index, read_index
 from embedllm.encoding.inputs import open_inputs
 from embedllm.encoding.manifest import Manifest, describe_settings, refuse_file

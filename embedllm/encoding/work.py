@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embedllm.demonstrations.ranks import Rank
+from embedllm.distributed import Rank
 from embedllm.encoding.index import RecordIndex, read_shard
 from embedllm.encoding.manifest import Manifest
 from embedllm.encoding.row_files import RowFile

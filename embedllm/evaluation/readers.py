@@ -282,14 +282,14 @@ def _parse_score(value: object, path: Path, number: int) -> float:
     return score
 
 
-def read_lines(path: Path) -> list[str]:
-    """Returns the lines of a UTF-8 file, split at line feeds only.
+def read_lines(path: Path, *, encoding: str = "utf-8") -> list[str]:
+    """Returns the lines of a file, split at line feeds only.
 
     `str.splitlines` also splits at characters such as U+0085 and U+2028, which occur inside
     sentences of web text, and would shift every following pair against its gold score.
     """
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = path.read_bytes().decode(encoding)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise DataError(

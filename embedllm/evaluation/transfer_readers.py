@@ -141,7 +141,7 @@ def _read_sst(paths: Sequence[Path]) -> Iterator[TransferExample]:
 
 def _read_trec(paths: Sequence[Path]) -> Iterator[TransferExample]:
     (path,) = paths
-    for number, line in enumerate(_read_latin1_lines(path), start=1):
+    for number, line in enumerate(read_lines(path, encoding="latin-1"), start=1):
         head, _, question = line.strip().partition(" ")
         coarse, colon, _ = head.partition(":")
         if not colon or coarse not in _TREC_LABELS:
@@ -180,20 +180,6 @@ def _check_mrpc_header(cells: Sequence[str], path: Path) -> None:
         raise malformed_line(
             path, 1, f"expected the header {', '.join(_MRPC_HEADER)}, found {', '.join(found)!r}"
         )
-
-
-def _read_latin1_lines(path: Path) -> list[str]:
-    """Returns the lines of a Latin-1 file, split at line feeds only, as `read_lines` does."""
-    try:
-        text = path.read_bytes().decode("latin-1")
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(
-            f"Cannot read {path}: {reason}. Set evaluation.data_dir or the environment variable "
-            "EMBEDLLM_DATA_DIR to a complete copy of the data."
-        ) from error
-    lines = text.split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
 
 
 def _parse_sentence(text: str, path: Path, number: int) -> str:

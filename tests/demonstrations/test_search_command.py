@@ -28,9 +28,9 @@ from tiny_runs import (
 from embedllm import cli
 from embedllm.config import DemonstrationConfig, PromptConfig, SearchConfig
 from embedllm.demonstrations import search_command
-from embedllm.demonstrations.ranks import Rank, current_rank
 from embedllm.demonstrations.search_command import draw_candidates, fit_schedule, run_search
 from embedllm.demonstrations.unit_store import UnitStore, prompt_key
+from embedllm.distributed import Rank, current_rank
 from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.evaluation.sts import evaluate_sts
 from embedllm.evaluation.tasks import load_task
@@ -495,6 +495,7 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     shutil.copytree(finished, tmp_path / "run")
+    shutil.rmtree(conf_dir / "prompt" / "searched")
     (conf_dir / "prompt" / "searched").write_text("a file where a folder should be")
     _search_saving(candidates, tmp_path, conf_dir, "searched/tiny")
     [message] = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]

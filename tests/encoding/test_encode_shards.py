@@ -19,7 +19,7 @@ from encode_files import open_files, write_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedllm.demonstrations.ranks import Rank
+from embedllm.distributed import Rank
 from embedllm.encoding import read_shards, shards
 from embedllm.encoding.index import build_index
 from embedllm.encoding.manifest import Manifest, read_manifest
