@@ -30,7 +30,7 @@ from embedllm.prompts.template import build_prompt
 
 _log = get_logger(__name__)
 
-_POLL_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 0.2
 _LOG_WAIT_SECONDS: Final = 60.0
 
 

@@ -198,8 +198,9 @@ def test_two_processes_compute_every_unit_once_and_agree(
     assert [process.returncode for process in processes] == [0, 0], texts
     rows = notes(folder)
     assert len({tuple(row) for row in rows}) == len(rows) == NUM_UNITS
-    shares = [len((store.folder / "log" / f"rank-{rank}.csv").read_text()) for rank in (0, 1)]
-    assert min(shares) > 200
+    logs = [(store.folder / "log" / f"rank-{rank}.csv").read_text() for rank in (0, 1)]
+    # The units of a tiny model take milliseconds, so the shares may be anything but empty.
+    assert all(len(log.splitlines()) > 1 for log in logs)
     assert (folder / "ranking.csv").read_bytes() == (finished / "ranking.csv").read_bytes()
     # Only the main process reports.
     assert "results:" in texts[0]
