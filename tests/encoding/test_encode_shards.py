@@ -51,8 +51,8 @@ class StandIn:
 
 
 def vector_of(text: str, width: int = 4) -> np.ndarray:
-    numbers = [(sum(map(ord, text)) * 7 + len(text) * 3 + place) % 101 for place in range(width)]
-    return np.array(numbers, dtype=np.float32) / np.float32(8)
+    first = sum(map(ord, text)) * 7 + len(text) * 3
+    return ((first + np.arange(width)) % 101).astype(np.float32) / np.float32(8)
 
 
 def make_folder(root: Path, suffix: str = "npy", dtype: str = "float32") -> ShardFolder:
