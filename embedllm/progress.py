@@ -34,7 +34,7 @@ def progress_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[int
         if now - last >= _LOG_EVERY_SECONDS or (done == total and last != start):
             last = now
             rate = done / (now - start)
-            left = format_seconds((total - done) / rate)
+            left = format_seconds((total - done) / rate) if rate else "?"
             _log.info("%s: %d/%d %s, %.1f/s, %s left", label, done, total, unit, rate, left)
 
     yield advance_log
