@@ -5,6 +5,7 @@ Parquet is in `parquet_rows`.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -45,7 +46,7 @@ class EncodingRow(NamedTuple):
     """None without an id column."""
 
 
-class RowFile:
+class RowFile(ABC):
     """One input file.
 
     Args:
@@ -103,8 +104,9 @@ class RowFile:
         """Checks the columns and returns the place of the first row."""
         return first_place(file)
 
+    @abstractmethod
     def _rows(self, file: BinaryIO, start: Place) -> Iterator[EncodingRow]:
-        raise NotImplementedError
+        """Yields the rows from a place on."""
 
     def _refuse_columns(self, names: list[str]) -> None:
         """Raises unless each column to read is there once."""
