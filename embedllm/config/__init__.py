@@ -7,7 +7,12 @@ from embedllm.config.demonstrations import (
     EndpointConfig,
 )
 from embedllm.config.encode import EncodeConfig
-from embedllm.config.fingerprint import fingerprint, flatten, training_identity
+from embedllm.config.fingerprint import (
+    describe_differences,
+    fingerprint,
+    flatten,
+    training_identity,
+)
 from embedllm.config.groups import (
     CLEAN_UPS,
     POOL_OVER,
@@ -59,6 +64,7 @@ __all__ = [
     "StrategyConfig",
     "TrainConfig",
     "TrainerConfig",
+    "describe_differences",
     "fingerprint",
     "flatten",
     "training_identity",

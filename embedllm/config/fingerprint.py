@@ -9,6 +9,7 @@ from typing import Any
 
 from embedllm.config.commands import TrainConfig
 
+_MAX_SHOWN = 5
 # Keys that change where or what is reported but not what is trained.
 _NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger")
 _NOT_IN_FINGERPRINT_NESTED = {
@@ -46,3 +47,14 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[name] = value
     return flat
+
+
+def describe_differences(saved: dict[str, Any], current: dict[str, Any]) -> str:
+    """Returns which nested config values differ, for the message that refuses another call."""
+    # Saved values come from JSON, which has no tuples.
+    left, right = (flatten(json.loads(json.dumps(v, default=str))) for v in (saved, current))
+    keys = sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
+    shown = [f"{k}: was {left.get(k)!r}, is {right.get(k)!r}" for k in keys[:_MAX_SHOWN]]
+    if len(keys) > _MAX_SHOWN:
+        shown.append(f"and {len(keys) - _MAX_SHOWN} more")
+    return "; ".join(shown)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from embedllm.config import EncodeConfig, PromptConfig, flatten
+from embedllm.config import EncodeConfig, PromptConfig, describe_differences
 from embedllm.encoding.inputs import describe_inputs
 from embedllm.encoding.row_files import RowFile
 from embedllm.encoding.shards import ShardFolder
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 # Raise it when the same settings begin to mean other vectors or other files.
 _FORMAT: Final = 1
 _NAME: Final = "manifest.json"
-_MAX_SHOWN: Final = 5
 # Keys that change training alone, or where a model comes from.
 _NOT_IN_PROMPT: Final = ("training_clean_up", "max_sentence_tokens")
 _NOT_IN_MODEL: Final = ("trust_remote_code",)
@@ -142,8 +141,8 @@ class Manifest:
             )
         raise CheckpointError(
             f"output={self._root} holds vectors of another call "
-            f"({_differences(saved['settings'], self.settings)}); give the same values to go on "
-            "with it, or set output to another folder"
+            f"({describe_differences(saved['settings'], self.settings)}); give the same values to "
+            "go on with it, or set output to another folder"
         )
 
     def _has_shards(self) -> bool:
@@ -195,12 +194,3 @@ def refuse_file(output: Path) -> None:
     """Raises ConfigError where a file lies in the place of the output folder."""
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output={output} is a file; it must be a folder for the shards")
-
-
-def _differences(saved: dict[str, Any], current: dict[str, Any]) -> str:
-    left, right = flatten(saved), flatten(current)
-    keys = sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
-    shown = [f"{k}: was {left.get(k)!r}, is {right.get(k)!r}" for k in keys[:_MAX_SHOWN]]
-    if len(keys) > _MAX_SHOWN:
-        shown.append(f"and {len(keys) - _MAX_SHOWN} more")
-    return "; ".join(shown)

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from embedllm.config import TrainConfig, fingerprint, flatten, training_identity
+from embedllm.config import TrainConfig, describe_differences, fingerprint, training_identity
 from embedllm.errors import CheckpointError
 from embedllm.files import write_json
 
@@ -88,8 +88,8 @@ class RunFolder:
         if saved_fingerprint != fingerprint(identity):
             raise CheckpointError(
                 f"{self.root} holds a run with another configuration "
-                f"({_differences(saved_identity, identity)}); use the same values to resume it "
-                "or another run_name to start anew"
+                f"({describe_differences(saved_identity, identity)}); use the same values to "
+                "resume it or another run_name to start anew"
             )
 
     def _has_progress(self) -> bool:
@@ -114,13 +114,3 @@ class RunFolder:
 
     def _result_path(self, name: str) -> Path:
         return self.root / "results" / f"{name}.json"
-
-
-def _differences(saved: dict[str, Any], current: dict[str, Any]) -> str:
-    left = flatten(json.loads(json.dumps(saved, default=str)))
-    right = flatten(json.loads(json.dumps(current, default=str)))
-    keys = sorted(k for k in left.keys() | right.keys() if left.get(k) != right.get(k))
-    shown = [f"{k}: was {left.get(k)!r}, is {right.get(k)!r}" for k in keys[:5]]
-    if len(keys) > 5:
-        shown.append(f"and {len(keys) - 5} more")
-    return "; ".join(shown)
