@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from embedllm.config import AdapterConfig
 from embedllm.errors import AdapterError, ConfigError
+from embedllm.models.linear import use_onednn_linear
 
 
 def check_adapter_config(adapter: AdapterConfig) -> None:
@@ -49,6 +50,7 @@ def attach_adapter(trunk: nn.Module, adapter: AdapterConfig, *, seed: int) -> nn
             adapted = get_peft_model(trunk, _peft_config(adapter))
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"adapter.options do not fit this model: {error}") from error
+    use_onednn_linear(adapted)
     return adapted  # type: ignore[no-any-return]
 
 
@@ -95,7 +97,9 @@ def peft_adapter_from_folder(trunk: nn.Module, folder: str) -> nn.Module:
     config.inference_mode = False
     # The random initial weights are replaced; the global random state is left alone.
     with torch.random.fork_rng(devices=[]):
-        return get_peft_model(trunk, config)  # type: ignore[no-any-return]
+        adapted = get_peft_model(trunk, config)
+    use_onednn_linear(adapted)
+    return adapted  # type: ignore[no-any-return]
 
 
 def _peft_config(adapter: AdapterConfig) -> Any:

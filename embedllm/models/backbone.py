@@ -23,6 +23,7 @@ from embedllm.errors import ModelError
 from embedllm.log import get_logger
 from embedllm.models.attention import use_short_row_attention
 from embedllm.models.gguf import convert_gguf_package
+from embedllm.models.linear import use_onednn_linear
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -177,6 +178,7 @@ def load_trunk(
     if layer != -1:
         keep_layers(trunk, layer)
     use_short_row_attention(trunk)
+    use_onednn_linear(trunk)
     return trunk
 
 
