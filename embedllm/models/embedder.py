@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,23 +15,17 @@ from torch.utils.checkpoint import checkpoint
 from embedllm.log import get_logger
 from embedllm.models import attention
 from embedllm.models.backbone import decoder_layers, forward_arguments
+from embedllm.models.last_layer import READ_PLACES, read_only_where_asked, take_places
 from embedllm.models.packing import Pack, pack
-from embedllm.models.pooling import POOLINGS
+from embedllm.models.pooling import POOLINGS, last_places
 from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix, supports_prefix
-from embedllm.models.trie import TriePack, pack_tries
+from embedllm.models.token_prepending import TokenPrepending
+from embedllm.models.trials import reads_early, takes_tries
+from embedllm.models.trie import TriePack, pack_smallest
 
 _log = get_logger(__name__)
 
 _BOOLEAN_MASKS: Final = ("sdpa", attention.NAME)
-# Far above the rounding of 16 bits, far below what a wrong mask does.
-_TRIAL_TOLERANCE: Final = 0.1
-
-
-class _Placeholder(NamedTuple):
-    """Where the placeholder stands, and the rows' real tokens."""
-
-    position: int
-    attention_mask: Tensor
 
 
 class Embedder(nn.Module):
@@ -47,8 +42,8 @@ class Embedder(nn.Module):
             the final norm, as in the library's hidden-state tuple (`backbone.resolve_layer`).
         normalize: Divide vectors by their length.
         token_prepending_layers: So many layers after the first read, at a placeholder in front
-            of the sentence, the state that the layer below has at the prompt's end, so that
-            early tokens see the whole sentence (Token Prepending, Fu et al. 2024). 0: none.
+            of the sentence, the state that the layer below has at the prompt's end
+            (`token_prepending.py`). 0: none.
     """
 
     def __init__(
@@ -69,13 +64,17 @@ class Embedder(nn.Module):
         # Models with ALiBi compute their own positions.
         self._accepts_position_ids = "position_ids" in forward_arguments(trunk)
         self.can_share_prefix = supports_prefix(trunk)
-        self._placeholder: _Placeholder | None = None
+        self._prepending: TokenPrepending | None = None
         if token_prepending_layers:
-            for decoder_layer in decoder_layers(trunk)[2][1 : 1 + token_prepending_layers]:
-                decoder_layer.register_forward_pre_hook(self._prepend, with_kwargs=True)
+            self._prepending = TokenPrepending(trunk, token_prepending_layers)
+        last_layer = decoder_layers(trunk)[2][-1]
+        self._read_places: Tensor | None = None
+        if pooling == "last" and self._prepending is None:
+            read_only_where_asked(last_layer)
+            last_layer.register_forward_pre_hook(self._ask_for_places, with_kwargs=True)
         self._raw_state: Tensor | None = None
         if layer != -1:
-            decoder_layers(trunk)[2][-1].register_forward_hook(self._keep_raw_state)
+            last_layer.register_forward_hook(self._keep_raw_state)
 
     def settings(self) -> dict[str, Any]:
         """Returns what decides a vector beside the trunk."""
@@ -86,20 +85,12 @@ class Embedder(nn.Module):
             "token_prepending_layers": self.token_prepending_layers,
         }
 
-    def _prepend(
+    def _ask_for_places(
         self, module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Writes the state at each row's end to the placeholder's position."""
-        if self._placeholder is None:
-            return inputs, keywords  # a shared prefix: what stands before the placeholder
-        position, mask = self._placeholder
-        hidden = inputs[0] if inputs else keywords["hidden_states"]
-        before, after = hidden[:, :position], hidden[:, position + 1 :]
-        last = POOLINGS["last"](hidden, mask).unsqueeze(1)
-        hidden = torch.cat([before, last, after], dim=1)
-        if inputs:
-            return (hidden, *inputs[1:]), keywords
-        return inputs, {**keywords, "hidden_states": hidden}
+        if self._read_places is None:
+            return inputs, keywords
+        return inputs, {**keywords, READ_PLACES: self._read_places}
 
     def _keep_raw_state(self, module: nn.Module, inputs: object, output: object) -> None:
         state = output[0] if isinstance(output, tuple) else output
@@ -114,6 +105,7 @@ class Embedder(nn.Module):
         *,
         pool_mask: Tensor | None = None,
         placeholder: int | None = None,
+        read_early: bool | None = None,
     ) -> Tensor:
         """Returns [B, D] float32 vectors.
 
@@ -123,34 +115,32 @@ class Embedder(nn.Module):
             prefix: What stands before every row; only where `can_share_prefix`.
             pool_mask: [B, L], 1 at tokens that pooling sees; None for all real ones.
             placeholder: Column of Token Prepending's placeholder; rows padded on the right.
+            read_early: Compute the last layer only where it is read; None for
+                `can_read_early`.
 
         Positions are counted over real tokens and passed explicitly, since learned positions
         silently shift under left padding otherwise.
         """
-        arguments: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
         positions = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)
         mask = attention_mask
         if prefix is not None:
-            num_rows = len(input_ids)
-            arguments |= {"past_key_values": prefix.cache, "use_cache": True}
             positions = positions + prefix.num_tokens
-            mask = torch.cat([mask.new_ones(num_rows, prefix.num_tokens), mask], dim=1)
+            mask = torch.cat([mask.new_ones(len(mask), prefix.num_tokens), mask], dim=1)
+        arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
         if self._accepts_position_ids:
             arguments["position_ids"] = positions
-        if self.token_prepending_layers:
+        if self.pooling == "last" and pool_mask is None and self._prepending is None:
+            places = last_places(attention_mask).unsqueeze(1)
+            return self._finish(self._states_at(places, prefix, arguments, read_early).squeeze(1))
+        context: Any = nullcontext()
+        if self._prepending is not None:
             if placeholder is None:
                 raise ValueError("token_prepending_layers needs the placeholder's position")
-            self._placeholder = _Placeholder(placeholder, attention_mask)
-        try:
-            hidden = self.trunk(attention_mask=mask, **arguments).last_hidden_state
-        finally:
-            self._placeholder = None
-        if self.layer != -1:
-            assert self._raw_state is not None
-            hidden, self._raw_state = self._raw_state, None
+            context = self._prepending.at(placeholder, attention_mask)
+        with context:
+            hidden = self._states(prefix, arguments)
         pool_mask = attention_mask if pool_mask is None else pool_mask
-        vectors = POOLINGS[self.pooling](hidden, pool_mask).float()
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+        return self._finish(POOLINGS[self.pooling](hidden, pool_mask))
 
     def forward_trie(self, pack: TriePack, prefix: Prefix | None = None) -> Tensor:
         """Returns [R, D] float32 vectors of the rows of a trie, pooled at their last tokens.
@@ -159,25 +149,47 @@ class Embedder(nn.Module):
             pack: Rows; only where `can_share_trie`, and not longer than `trie_window`.
             prefix: What stands before every row; only where `can_share_prefix`.
         """
-        num_bins, width = pack.input_ids.shape
-        visible = pack.visible.unsqueeze(1)
-        arguments: dict[str, Any] = {"use_cache": False}
-        num_before = 0
+        visible, num_before = pack.visible.unsqueeze(1), 0
         if prefix is not None:
             num_before = prefix.num_tokens
-            arguments = {"past_key_values": prefix.cache, "use_cache": True}
-            before = visible.new_ones(num_bins, 1, width, num_before)
+            before = visible.new_ones(*visible.shape[:3], num_before)
             visible = torch.cat([before, visible], dim=-1)
-        hidden = self.trunk(
-            input_ids=pack.input_ids,
-            attention_mask=self._to_mask(visible),
-            position_ids=pack.depths + num_before,
-            **arguments,
-        ).last_hidden_state
+        arguments = {
+            "input_ids": pack.input_ids,
+            "attention_mask": self._to_mask(visible),
+            "position_ids": pack.depths + num_before,
+        }
+        states = self._states_at(pack.ends, prefix, arguments)
+        return self._finish(states.flatten(0, 1)[pack.slots])
+
+    def _states_at(
+        self,
+        places: Tensor,
+        prefix: Prefix | None,
+        arguments: dict[str, Any],
+        read_early: bool | None = None,
+    ) -> Tensor:
+        """Returns the states at some places of each row: [B, R] to [B, R, D]."""
+        if not (self.can_read_early if read_early is None else read_early):
+            return take_places(self._states(prefix, arguments), places)
+        self._read_places = places
+        try:
+            return self._states(prefix, arguments)
+        finally:
+            self._read_places = None
+
+    def _states(self, prefix: Prefix | None, arguments: dict[str, Any]) -> Tensor:
+        """Returns the trunk's states, [B, L, D], or only those that are asked for."""
+        cache = {} if prefix is None else {"past_key_values": prefix.cache}
+        output = self.trunk(**arguments, **cache, use_cache=prefix is not None)
+        hidden: Tensor = output.last_hidden_state
         if self.layer != -1:
             assert self._raw_state is not None
             hidden, self._raw_state = self._raw_state, None
-        vectors = hidden.flatten(0, 1)[pack.ends].float()
+        return hidden
+
+    def _finish(self, states: Tensor) -> Tensor:
+        vectors = states.float()
         return F.normalize(vectors, dim=-1) if self.normalize else vectors
 
     def _to_mask(self, visible: Tensor) -> Tensor:
@@ -203,32 +215,31 @@ class Embedder(nn.Module):
         return min((window for window in windows if window), default=None)
 
     @cached_property
-    def can_share_trie(self) -> bool:
-        """Whether the trunk takes masks and positions as they are, found by trying a small trie.
+    def can_read_early(self) -> bool:
+        """Whether the last layer can be computed at the pooled places alone, found by trying."""
+        is_last = self.pooling == "last" and self._prepending is None
+        return is_last and self._takes_masks() and reads_early(self)
 
-        Such a trunk computes its attention from what it is given and nothing else: no slopes by
-        distance (ALiBi), no convolution and no recurrent state.
-        """
-        if self.pooling != "last" or self.token_prepending_layers or not self._takes_masks():
+    @cached_property
+    def can_share_trie(self) -> bool:
+        """Whether the trunk takes masks and positions as they are, found by trying."""
+        is_last = self.pooling == "last" and self._prepending is None
+        return is_last and self._takes_masks() and takes_tries(self)
+
+    def can_share_trie_of(self, longest: int) -> bool:
+        """Whether rows of up to so many tokens can share a trie; says so when windows forbid it."""
+        if not self.can_share_trie:
             return False
-        rows = [[5, 6, 7], [5, 6, 8, 7], [5, 9]]
-        device = next(self.trunk.parameters()).device
-        [one] = pack_tries(rows, max_tokens=16, bin_nodes=16)
-        [plain] = pack(rows, max_tokens=16)
-        one, plain = one.to(device), plain.to(device)
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                expected = self(plain.input_ids, plain.attention_mask)[plain.rows.argsort()]
-                found = self.forward_trie(one)[one.rows.argsort()]
-        except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-            _log.debug("no trie: %s", error)
+        window = self.trie_window
+        if window is not None and longest >= window:
+            _log.info(
+                "sentences that begin alike are computed each for itself: the longest prompt has "
+                "%d tokens, the model's attention window %d",
+                longest,
+                window,
+            )
             return False
-        finally:
-            self.train(was_training)
-        moved = (found - expected).norm(dim=1) / expected.norm(dim=1)
-        return bool((moved < _TRIAL_TOLERANCE).all())
+        return True
 
     def _takes_masks(self) -> bool:
         model = cast(Any, self.trunk)
@@ -262,8 +273,8 @@ class Embedder(nn.Module):
         Args:
             token_ids: Unpadded rows.
             max_tokens: Padded tokens per forward pass.
-            share_prefix: Compute what all rows begin with once, and its gradient too, where the
-                model and the pooling allow it.
+            share_prefix: Compute what rows begin with alike once, and its gradient too (what all
+                share, and what some do), where the model and the pooling allow it.
             recompute: Keep no states of a pack but compute it again when its gradient is due, so
                 that memory does not grow with the number of rows (the same numbers, also with
                 dropout, for a third more time).
@@ -272,11 +283,21 @@ class Embedder(nn.Module):
         if share_prefix and self.can_share_prefix and self.pooling == "last":
             num_shared = common_prefix_length(token_ids)
         prefix = compute_prefix(self.trunk, token_ids[0][:num_shared]) if num_shared else None
-        packs = pack([ids[num_shared:] for ids in token_ids], max_tokens=max_tokens)
+        rows = [ids[num_shared:] for ids in token_ids]
+        packs: Sequence[Pack] | Sequence[TriePack]
+        if share_prefix and self.can_share_trie_of(max(map(len, token_ids))):
+            device = next(self.trunk.parameters()).device
+            packs = pack_smallest(rows, max_tokens=max_tokens, device=device)
+        else:
+            packs = pack(rows, max_tokens=max_tokens)
         return self.embed_packs(packs, prefix, recompute=recompute)
 
     def embed_packs(
-        self, packs: Iterable[Pack], prefix: Prefix | None = None, *, recompute: bool = False
+        self,
+        packs: Iterable[Pack | TriePack],
+        prefix: Prefix | None = None,
+        *,
+        recompute: bool = False,
     ) -> Tensor:
         """Returns the vectors of all packs in the caller's order, [sum of B, D], with gradient.
 
@@ -289,13 +310,31 @@ class Embedder(nn.Module):
         vectors, rows = [], []
         for batch in packs:
             batch = batch.to(device)
-            arguments = (batch.input_ids, batch.attention_mask, prefix)
             if recompute:
                 # The kind that needs no input with gradient: ids have none, and the adapter is
                 # inside.
-                part = checkpoint(self, *arguments, use_reentrant=False, pool_mask=batch.pool_mask)
+                part = checkpoint(self.embed_pack, batch, prefix, use_reentrant=False)
             else:
-                part = self(*arguments, pool_mask=batch.pool_mask)
+                part = self.embed_pack(batch, prefix)
             vectors.append(part)
             rows.append(batch.rows)
         return torch.cat(vectors)[torch.cat(rows).argsort()]
+
+    def embed_pack(
+        self,
+        batch: Pack | TriePack,
+        prefix: Prefix | None = None,
+        *,
+        placeholder: int | None = None,
+    ) -> Tensor:
+        """Returns the vectors of one pack on the trunk's device, [B, D] in the pack's order."""
+        if isinstance(batch, TriePack):
+            return self.forward_trie(batch, prefix)
+        vectors: Tensor = self(
+            batch.input_ids,
+            batch.attention_mask,
+            prefix,
+            pool_mask=batch.pool_mask,
+            placeholder=placeholder,
+        )
+        return vectors

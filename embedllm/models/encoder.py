@@ -17,7 +17,7 @@ from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import Pack, default_pack_tokens, pack
 from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix
-from embedllm.models.trie import TriePack, default_bin_nodes, pack_tries
+from embedllm.models.trie import TriePack, pack_smallest
 from embedllm.models.vector_cache import VectorCache
 from embedllm.prompts.template import Prompt
 from embedllm.prompts.tokenize import (
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _log = get_logger(__name__)
-
-# A trie has to save so much, for its attention sees whole bins instead of single rows.
-_TRIE_PAYS = 0.95
 
 
 class SentenceEncoder:
@@ -184,30 +181,14 @@ class SentenceEncoder:
         """Returns the rows behind the shared tokens, as a trie where that is less to compute."""
         budget = self.tokens_per_batch or default_pack_tokens(device, training=False)
         token_ids = [row.ids[num_shared:] for row in rows]
-        spans = None
         if self.prompt.pool_over == "sentence":
             spans = [(row.start - num_shared, row.stop - num_shared) for row in rows]
-        packs = pack(token_ids, max_tokens=budget, spans=spans)
-        if not self._can_use_trie(max(len(row.ids) for row in rows)):
-            return packs
-        tries = pack_tries(token_ids, max_tokens=budget, bin_nodes=default_bin_nodes(device))
-        return tries if _size(tries) <= _TRIE_PAYS * _size(packs) else packs
-
-    def _can_use_trie(self, longest: int) -> bool:
-        if not self.share_trie or not self.share_prefix or self.prompt.pool_over == "sentence":
-            return False
-        if not self.embedder.can_share_trie:
-            return False
-        window = self.embedder.trie_window
-        if window is not None and longest >= window:
-            _log.info(
-                "sentences that begin alike are computed each for itself: the longest prompt has "
-                "%d tokens, the model's attention window %d",
-                longest,
-                window,
-            )
-            return False
-        return True
+            return pack(token_ids, max_tokens=budget, spans=spans)
+        longest = max(len(row.ids) for row in rows)
+        can_share = self.share_trie and self.share_prefix
+        if can_share and self.embedder.can_share_trie_of(longest):
+            return pack_smallest(token_ids, max_tokens=budget, device=device)
+        return pack(token_ids, max_tokens=budget)
 
     def _forward(
         self, batch: Pack | TriePack, prefix: Prefix | None, placeholder: int | None
@@ -218,16 +199,7 @@ class SentenceEncoder:
             ModelError: There is no memory for a single sentence.
         """
         try:
-            if isinstance(batch, TriePack):
-                computed = self.embedder.forward_trie(batch, prefix)
-            else:
-                computed = self.embedder(
-                    batch.input_ids,
-                    batch.attention_mask,
-                    prefix,
-                    pool_mask=batch.pool_mask,
-                    placeholder=placeholder,
-                )
+            computed = self.embedder.embed_pack(batch, prefix, placeholder=placeholder)
             vectors: np.ndarray = computed.cpu().numpy()
         except RuntimeError as error:
             if not _is_out_of_memory(error):
@@ -310,11 +282,6 @@ def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(was_training)
-
-
-def _size(packs: Sequence[Pack] | Sequence[TriePack]) -> int:
-    """Returns how many tokens go through the model, padding included."""
-    return sum(batch.input_ids.numel() for batch in packs)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

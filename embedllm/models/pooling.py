@@ -12,12 +12,16 @@ import torch
 from torch import Tensor
 
 
+def last_places(mask_BL: Tensor) -> Tensor:
+    """Returns the column of each row's last real token, [B]."""
+    positions = torch.arange(mask_BL.shape[1], device=mask_BL.device)
+    return (positions * (mask_BL != 0)).argmax(dim=1)
+
+
 def pool_last(hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:
     """Returns the state at each row's last real token, [B, H] (paper_method 1, step 3)."""
-    positions = torch.arange(mask_BL.shape[1], device=mask_BL.device)
-    last = (positions * (mask_BL != 0)).argmax(dim=1)
     rows = torch.arange(mask_BL.shape[0], device=mask_BL.device)
-    return hidden_BLH[rows, last]
+    return hidden_BLH[rows, last_places(mask_BL)]
 
 
 def pool_mean(hidden_BLH: Tensor, mask_BL: Tensor) -> Tensor:

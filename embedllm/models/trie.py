@@ -6,18 +6,24 @@ dictionary order as one sequence of nodes; each node sees its ancestors, which a
 it in its rows, and stands at the position that it has there. The number of distinct beginnings is
 the least that any exact method has to compute; bins repeat a few at their borders.
 
-Shapes: B bins, N nodes of the widest of them, R rows, P tokens of a prefix before all rows.
+Shapes: B bins, N nodes of the widest of them, E row ends of the bin that has most, R rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from embedllm.models.packing import Pack, pack
+
+# A trie has to save so much, for its attention sees whole bins instead of single rows.
+_PAYS: Final = 0.95
 
 
 @dataclass(frozen=True)
@@ -29,7 +35,8 @@ class TriePack:
         depths: [B, N] int64, how many tokens of its rows stand before a node.
         visible: [B, N, N] bool, true where the first node sees the second: its ancestors and
             itself. Padding sees itself alone.
-        ends: [R] int64, the place of each row's last node, counted over all B * N.
+        ends: [B, E] int64, the nodes at which rows end; a bin with fewer rows repeats node 0.
+        slots: [R] int64, where each row's end stands in `ends`, counted over all B * E.
         rows: [R] int64, where each row stands in the caller's order.
     """
 
@@ -37,6 +44,7 @@ class TriePack:
     depths: Tensor
     visible: Tensor
     ends: Tensor
+    slots: Tensor
     rows: Tensor
 
     def to(self, device: torch.device) -> TriePack:
@@ -86,6 +94,20 @@ class _Bin:
         self.rows.append(number)
 
 
+def pack_smallest(
+    token_ids: Sequence[Sequence[int]], *, max_tokens: int, device: torch.device
+) -> list[Pack] | list[TriePack]:
+    """Packs rows as tries where that leaves less to compute than rows of similar length."""
+    packs = pack(token_ids, max_tokens=max_tokens)
+    tries = pack_tries(token_ids, max_tokens=max_tokens, bin_nodes=default_bin_nodes(device))
+    return tries if _count_tokens(tries) <= _PAYS * _count_tokens(packs) else packs
+
+
+def _count_tokens(packs: Sequence[Pack] | Sequence[TriePack]) -> int:
+    """Returns how many tokens go through the model, padding included."""
+    return sum(batch.input_ids.numel() for batch in packs)
+
+
 def count_nodes(rows: Sequence[Sequence[int]]) -> int:
     """Returns the number of distinct beginnings of all rows: the nodes of one trie."""
     whole = _Bin()
@@ -130,17 +152,19 @@ def _fill_bins(token_ids: Sequence[Sequence[int]], bin_nodes: int) -> list[_Bin]
 
 
 def _to_pack(bins: Sequence[_Bin]) -> TriePack:
-    width = len(bins[0].tokens)
+    width, num_ends = len(bins[0].tokens), max(len(one.ends) for one in bins)
     input_ids, depths = (np.zeros((len(bins), width), dtype=np.int64) for _ in range(2))
+    ends = np.zeros((len(bins), num_ends), dtype=np.int64)
     visible = np.zeros((len(bins), width, width), dtype=bool)
     visible[:, range(width), range(width)] = True
     for i, one in enumerate(bins):
         input_ids[i, : len(one.tokens)] = one.tokens
         depths[i, : len(one.tokens)] = one.depths
+        ends[i, : len(one.ends)] = one.ends
         _mark_ancestors(visible[i], one.parents)
-    ends = [i * width + end for i, one in enumerate(bins) for end in one.ends]
+    slots = [i * num_ends + j for i, one in enumerate(bins) for j in range(len(one.ends))]
     rows = [row for one in bins for row in one.rows]
-    arrays = (input_ids, depths, visible, np.array(ends), np.array(rows))
+    arrays = (input_ids, depths, visible, ends, np.array(slots), np.array(rows))
     return TriePack(*map(torch.from_numpy, arrays))
 
 

@@ -106,8 +106,11 @@ def test_float32_and_training_keep_the_fused_kernel(
 ) -> None:
     calls = watch(monkeypatch)
     build_encoder(tiny_llama()).encode(SENTENCES)
+    assert not calls
     half = build_encoder(tiny_llama(dtype="bfloat16"))
+    assert half.embedder.can_share_trie, "found out without gradient"
     rows = half.token_ids(SENTENCES)
+    calls.clear()
     half.embedder.embed_rows(rows, max_tokens=100).sum().backward()
     assert not calls
     half.encode(SENTENCES)

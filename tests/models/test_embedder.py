@@ -163,6 +163,7 @@ def test_a_wrong_mask_would_show(side: str, tiny_family: ModelFactory, tmp_path:
 def test_learned_positions_are_passed(tiny_family: ModelFactory, tmp_path: Path) -> None:
     """With left padding the first real token has position 0."""
     embedder = embedder_of(tiny_family(), tmp_path)
+    _ = embedder.can_read_early  # found out by running the trunk
     seen: list[dict[str, Any]] = []
     embedder.trunk.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append(kwargs), with_kwargs=True

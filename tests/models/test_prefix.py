@@ -55,6 +55,7 @@ def test_the_prefix_is_really_left_out_of_the_rows(
     encoder.share_trie = False
     full = [len(ids) for ids in encoder.token_ids(SENTENCES)]
     num_shared = common_prefix_length(encoder.token_ids(SENTENCES))
+    assert encoder.embedder.can_read_early
     seen: list[int] = []
     forward = encoder.embedder.forward
 

@@ -21,13 +21,20 @@ from embedllm.models.prefix import common_prefix_length
 TOLERANCE = 1e-5  # float32, relative to the largest entry of a gradient
 NUM_ANCHORS = 4
 # A template in front, as long as with a demonstration, and two tokens behind.
-TEMPLATES = {"plain": [2, 90, 91, 92], "demonstration": [2, *range(90, 110)]}
+TEMPLATES = {
+    "plain": [2, 90, 91, 92],
+    "demonstration": [2, *range(90, 110)],
+    "alike": [2, 90, 91, 92],
+}
 TEXTS = [[*range(start, start + 2 + start % 7)] for start in range(30, 30 + 3 * NUM_ANCHORS)]
+# Many of these begin alike behind the template too, so they make a trie.
+ALIKE = [[*range(30 + i % 2, 34 + i % 3), 40 + i, 41 + i] for i in range(3 * NUM_ANCHORS)]
 NUM_PACKS_TOKENS = 60
 
 
 def rows_of(template: str) -> list[list[int]]:
-    return [[*TEMPLATES[template], *text, 120, 121] for text in TEXTS]
+    texts = ALIKE if template == "alike" else TEXTS
+    return [[*TEMPLATES[template], *text, 120, 121] for text in texts]
 
 
 def build(model: ModelConfig, adapter: AdapterConfig, tmp_path: Path) -> Embedder:
@@ -93,6 +100,11 @@ def test_loss_and_gradients_equal_those_of_the_plain_forward(
     expected.backward()
     gradients = gradients_of(embedder)
 
+    assert embedder.can_share_trie
+    tries: list[bool] = []
+    forward_trie = embedder.forward_trie
+    embedder.forward_trie = lambda *inputs: (tries.append(True), forward_trie(*inputs))[1]  # type: ignore[method-assign]
+
     def check(*, share: bool, recompute: bool) -> None:
         vectors = embedder.embed_rows(
             rows, max_tokens=NUM_PACKS_TOKENS, share_prefix=share, recompute=recompute
@@ -108,6 +120,9 @@ def test_loss_and_gradients_equal_those_of_the_plain_forward(
     checkpoint_layers(embedder.trunk)
     for share, recompute in modes:
         check(share=share, recompute=recompute)
+    has_window = embedder.trie_window is not None and embedder.trie_window <= max(map(len, rows))
+    if template == "alike":
+        assert bool(tries) != has_window
 
 
 @pytest.mark.parametrize("what", ["packs", "layers"])

@@ -26,10 +26,10 @@ rows_of_few_tokens = st.lists(
 
 def paths_of(pack: TriePack) -> dict[int, list[int]]:
     """Returns by row the tokens that its last node sees, in the order of their depth."""
-    width = pack.input_ids.shape[1]
     found = {}
-    for row, end in zip(pack.rows.tolist(), pack.ends.tolist(), strict=True):
-        one, node = divmod(end, width)
+    for row, slot in zip(pack.rows.tolist(), pack.slots.tolist(), strict=True):
+        one, place = divmod(slot, pack.ends.shape[1])
+        node = int(pack.ends[one, place])
         seen = pack.visible[one, node].nonzero().flatten().tolist()
         depths = pack.depths[one][seen].tolist()
         assert sorted(depths) == list(range(len(seen))), "one node of each depth"

@@ -209,6 +209,7 @@ vector_cache.WRITE_EVERY_SECONDS = 0.0
 encoder = load_encoder(build_tiny_config("opt"), PromptConfig(template=sys.argv[3]),
                        Path("."), device=torch.device("cpu"), tokens_per_batch=40)
 encoder.keep_vectors(Path(sys.argv[1]))
+assert encoder.embedder.can_read_early
 forward, calls = encoder.embedder.forward, [0]
 def dying(*arguments, **options):
     calls[0] += 1
