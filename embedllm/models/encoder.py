@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from copy import copy
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from embedllm.errors import ModelError
 from embedllm.log import get_logger
@@ -19,9 +20,11 @@ from embedllm.models.packing import Pack, default_pack_tokens, pack
 from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix
 from embedllm.models.trie import TriePack, pack_smallest
 from embedllm.models.vector_cache import VectorCache
+from embedllm.prefetch import prefetch
 from embedllm.prompts.template import Prompt
 from embedllm.prompts.tokenize import (
     Row,
+    check_unicode,
     prepended_position,
     tokenize_rows,
     trailing_special_tokens,
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _log = get_logger(__name__)
+
+# Sentences that are tokenized together, while those before them are computed.
+_WINDOW: Final = 8192
 
 
 class SentenceEncoder:
@@ -109,13 +115,10 @@ class SentenceEncoder:
             parts = [self.with_prompt(p).encode(sentences, progress=progress) for p in prompts]
             mean: np.ndarray = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
             return mean
+        check_unicode(sentences)
         index = {text: i for i, text in enumerate(dict.fromkeys(sentences))}
-        tokenized = self._tokenize(list(index))
-        keys = [_to_key(row) for row in tokenized]
-        known = self.vector_cache.read(keys) if self.vector_cache is not None else {}
         distinct: np.ndarray | None = None
-        computed = self._compute(tokenized, keys, known, progress)
-        for rows, vectors in chain(_stack(known), computed):
+        for rows, vectors in self._encode_distinct(list(index), progress):
             if distinct is None:
                 distinct = np.empty((len(index), vectors.shape[1]), dtype=np.float32)
             distinct[rows] = vectors
@@ -124,56 +127,77 @@ class SentenceEncoder:
             return self.encode([""])[:0]
         return distinct[[index[text] for text in sentences]]
 
-    def _compute(
-        self,
-        tokenized: Sequence[Row],
-        keys: Sequence[Sequence[int]],
-        known: Collection[int],
-        progress: str | None,
+    def _encode_distinct(
+        self, texts: Sequence[str], progress: str | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields rows and vectors of all that is not known, and keeps them as they come."""
-        missing = np.array([row for row in range(len(tokenized)) if row not in known], dtype=int)
-        if known:
-            _log.info("%d of %d vectors were kept on disk", len(known), len(tokenized))
-        with self.vector_cache.writer() if self.vector_cache is not None else nullcontext() as out:
-            for places, vectors in self._embed([tokenized[row] for row in missing], progress):
-                rows = missing[places]
-                if out is not None:
-                    out.add([keys[row] for row in rows], vectors)
-                yield rows, vectors
+        """Yields rows and their vectors, known or computed, and keeps computed ones as they come.
+
+        Texts in dictionary order begin alike, so windows of them share nearly all that the whole
+        would, and the next window is tokenized while the model works on one.
+        """
+        order = sorted(range(len(texts)), key=texts.__getitem__)
+        windows = [np.array(order[i : i + _WINDOW]) for i in range(0, len(order), _WINDOW)]
+        tokenized = prefetch(
+            lambda window: self._tokenize([texts[row] for row in window]), windows, depth=1
+        )
+        cache = self.vector_cache
+        # Before the other thread tokenizes: a tokenizer serves one thread at a time.
+        placeholder = prepended_position(self.prompt, self.tokenizer)
+        num_known = 0
+        with (
+            cache.writer() if cache is not None else nullcontext() as out,
+            closing(tokenized),
+            _evaluation_mode(self.embedder),
+            torch.inference_mode(),
+            _progress(progress, total=len(texts)) as advance,
+        ):
+            for window, rows in zip(windows, tokenized, strict=True):
+                keys = [_to_key(row) for row in rows]
+                known = cache.read(keys) if cache is not None else {}
+                missing = np.array([i for i in range(len(rows)) if i not in known], dtype=int)
+                if known:
+                    num_known += len(known)
+                    advance(len(known))
+                    yield window[list(known)], np.stack(list(known.values()))
+                for places, vectors in self._embed([rows[i] for i in missing], placeholder):
+                    places = missing[places]
+                    if out is not None:
+                        out.add([keys[i] for i in places], vectors)
+                    advance(len(places))
+                    yield window[places], vectors
+        if num_known:
+            _log.info("%d of %d vectors were kept on disk", num_known, len(texts))
 
     def _embed(
-        self, tokenized: Sequence[Row], progress: str | None
+        self, tokenized: Sequence[Row], placeholder: int | None
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yields rows and their vectors, pack by pack."""
+        """Yields rows and their vectors, pack by pack; each is copied while the next one runs."""
+        if not tokenized:
+            return
         device = next(self.embedder.parameters()).device
-        placeholder = prepended_position(self.prompt, self.tokenizer)
         num_shared = self._count_shared(tokenized, placeholder)
         if placeholder is not None:
             placeholder -= num_shared
+        prefix = None
+        if num_shared:
+            prefix = compute_prefix(self.embedder.trunk, tokenized[0].ids[:num_shared])
         left = np.arange(len(tokenized))
-        with (
-            _evaluation_mode(self.embedder),
-            torch.inference_mode(),
-            _progress(progress, total=len(tokenized)) as advance,
-        ):
-            prefix = None
-            if num_shared:
-                prefix = compute_prefix(self.embedder.trunk, tokenized[0].ids[:num_shared])
-            while len(left):
-                done: list[np.ndarray] = []
-                for batch in self._pack(
-                    [tokenized[row] for row in left.tolist()], num_shared, device
-                ):
-                    vectors = self._forward(batch.to(device), prefix, placeholder)
-                    if vectors is None:
-                        break  # out of memory: what is left goes on in smaller packs
-                    rows = batch.rows.numpy()
-                    yield left[rows], vectors
-                    done.append(rows)
-                    advance(len(rows))
-                if done:
-                    left = np.delete(left, np.concatenate(done))
+        copies: deque[_HostCopy] = deque()
+        while len(left):
+            done: list[np.ndarray] = []
+            for batch in self._pack([tokenized[row] for row in left.tolist()], num_shared, device):
+                vectors = self._forward(batch.to(device), prefix, placeholder)
+                if vectors is None:
+                    break  # out of memory: what is left goes on in smaller packs
+                rows = batch.rows.numpy()
+                done.append(rows)
+                copies.append(_HostCopy(left[rows], vectors))
+                if len(copies) > 1:
+                    yield copies.popleft().result()
+            if done:
+                left = np.delete(left, np.concatenate(done))
+        while copies:
+            yield copies.popleft().result()
 
     def _pack(
         self, rows: Sequence[Row], num_shared: int, device: torch.device
@@ -192,15 +216,14 @@ class SentenceEncoder:
 
     def _forward(
         self, batch: Pack | TriePack, prefix: Prefix | None, placeholder: int | None
-    ) -> np.ndarray | None:
+    ) -> Tensor | None:
         """Returns the vectors of a pack; None when memory ran out, with a smaller budget set.
 
         Raises:
             ModelError: There is no memory for a single sentence.
         """
         try:
-            computed = self.embedder.embed_pack(batch, prefix, placeholder=placeholder)
-            vectors: np.ndarray = computed.cpu().numpy()
+            vectors = self.embedder.embed_pack(batch, prefix, placeholder=placeholder)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -269,9 +292,27 @@ def _to_key(row: Row) -> list[int]:
     return [*row.ids, -1, row.start, row.stop]
 
 
-def _stack(known: Mapping[int, np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    if known:
-        yield np.array(list(known), dtype=int), np.stack(list(known.values()))
+class _HostCopy:
+    """Vectors on their way to the host, which need not wait for them.
+
+    Args:
+        rows: [B], what the vectors belong to.
+        vectors: [B, D] on any device.
+    """
+
+    def __init__(self, rows: np.ndarray, vectors: Tensor) -> None:
+        self._rows = rows
+        self._vectors = vectors.to("cpu", non_blocking=True)
+        self._arrived: torch.cuda.Event | None = None
+        if vectors.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def result(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns rows and vectors, once they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._rows, self._vectors.numpy()
 
 
 @contextmanager

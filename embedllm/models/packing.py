@@ -27,13 +27,16 @@ class Pack:
     pool_mask: Tensor | None = None
 
     def to(self, device: torch.device) -> Pack:
-        """Returns the pack with its model inputs on `device`."""
-        return Pack(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            self.rows.to(device, non_blocking=True),
-            None if self.pool_mask is None else self.pool_mask.to(device, non_blocking=True),
-        )
+        """Returns the pack on `device`."""
+        values = {n: to_device(v, device) for n, v in vars(self).items() if v is not None}
+        return replace(self, **values)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Returns a host tensor on `device`; the host does not wait for the copy."""
+    if device.type == "cuda" and not tensor.is_cuda:
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def default_pack_tokens(device: torch.device, *, training: bool) -> int:

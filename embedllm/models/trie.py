@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from embedllm.models.packing import Pack, pack
+from embedllm.models.packing import Pack, pack, to_device
 
 # A trie has to save so much, for its attention sees whole bins instead of single rows.
 _PAYS: Final = 0.95
@@ -49,8 +49,7 @@ class TriePack:
 
     def to(self, device: torch.device) -> TriePack:
         """Returns the pack on `device`."""
-        values = {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
-        return replace(self, **values)
+        return replace(self, **{n: to_device(value, device) for n, value in vars(self).items()})
 
 
 def default_bin_nodes(device: torch.device) -> int:

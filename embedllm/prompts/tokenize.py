@@ -67,7 +67,7 @@ def tokenize_rows(
         ConfigError: As `tokenize`, and when the tokenizer cannot tell where its tokens lie.
     """
     cleaned = [prompt.clean(sentence) for sentence in sentences]
-    _check_unicode(cleaned)
+    check_unicode(cleaned)
     if prompt.max_sentence_tokens is not None:
         cleaned = _cut(cleaned, tokenizer, [prompt.max_sentence_tokens] * len(cleaned))
     head = leading_special_tokens(tokenizer)
@@ -109,7 +109,8 @@ def _special_affixes(
     )
 
 
-def _check_unicode(texts: Sequence[str]) -> None:
+def check_unicode(texts: Sequence[str]) -> None:
+    """Raises DataError for text that no tokenizer can read."""
     try:
         "".join(texts).encode()
     except UnicodeEncodeError as error:

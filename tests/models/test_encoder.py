@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +16,11 @@ from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from embedllm.errors import ModelError
+from embedllm.errors import ConfigError, ModelError
+from embedllm.models import encoder as encoder_module
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.prompts.tokenize import Row
 
 if TYPE_CHECKING:
     from conftest import EncoderBuilder
@@ -154,6 +160,55 @@ def test_tokens_per_batch_does_not_matter(
         small.encode(SENTENCES), large.encode(SENTENCES), atol=ATOL_FLOAT32, rtol=ATOL_FLOAT32
     )
     assert len(seen_small) > len(seen_large) == 1
+
+
+@pytest.mark.parametrize("window", [1, 3, 4])
+def test_windows_do_not_matter(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, window: int
+) -> None:
+    whole = encoder.encode(SENTENCES)
+    monkeypatch.setattr(encoder_module, "_WINDOW", window)
+    np.testing.assert_allclose(encoder.encode(SENTENCES), whole, atol=ATOL_FLOAT32)
+    encoder.keep_vectors(tmp_path / "vectors")
+    encoder.encode(SENTENCES[::2])
+    np.testing.assert_allclose(encoder.encode(SENTENCES), whole, atol=ATOL_FLOAT32)
+
+
+def test_the_next_window_is_tokenized_while_the_model_works(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder_module, "_WINDOW", 2)
+    events: list[str] = []
+    tokenize, embed = encoder._tokenize, encoder.embedder.embed_pack
+
+    def note_tokenize(texts: Sequence[str]) -> list[Row]:
+        assert threading.current_thread() is not threading.main_thread()
+        events.append("tokenize")
+        return tokenize(texts)
+
+    def wait_for_the_next(*arguments: Any, **options: Any) -> torch.Tensor:
+        # The model waits for a window that could only come from elsewhere.
+        deadline = time.monotonic() + 60
+        while len(events) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return embed(*arguments, **options)
+
+    monkeypatch.setattr(encoder, "_tokenize", note_tokenize)
+    monkeypatch.setattr(encoder.embedder, "embed_pack", wait_for_the_next)
+    assert len(encoder.encode(SENTENCES[:4])) == 4
+
+
+def test_an_error_in_the_other_thread_ends_the_call(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(texts: Sequence[str]) -> list[Row]:
+        raise ConfigError("the prompt is too long")
+
+    monkeypatch.setattr(encoder, "_tokenize", fail)
+    with pytest.raises(ConfigError, match="too long"):
+        encoder.encode(SENTENCES)
+    assert not [t for t in threading.enumerate() if t.name.startswith("prefetch")]
 
 
 @pytest.mark.parametrize(
