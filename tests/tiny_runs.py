@@ -63,6 +63,7 @@ def tiny_config(output_dir: Path, *overrides: str) -> TrainConfig:
         "run_name=run",
         f"paths.output_dir={output_dir}",
         f"paths.results_dir={output_dir}/store",
+        f"paths.cache_dir={output_dir}/cache",
         "trainer.accelerator=cpu",
         *overrides,
     )

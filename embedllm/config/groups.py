@@ -395,4 +395,4 @@ class PathsConfig:
     results_dir: str = "results"
     """The results store: one JSON file for each finished evaluation."""
     cache_dir: str = MISSING
-    """Converted models and vectors; EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
+    """Converted models, vectors and token ids; EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""

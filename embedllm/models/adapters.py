@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from embedllm.config import AdapterConfig
 from embedllm.errors import AdapterError, ConfigError
+from embedllm.models.dropout import use_few_bits_dropout
 from embedllm.models.linear import use_onednn_linear
 
 
@@ -51,6 +52,7 @@ def attach_adapter(trunk: nn.Module, adapter: AdapterConfig, *, seed: int) -> nn
         except (ValueError, TypeError, KeyError) as error:
             raise ConfigError(f"adapter.options do not fit this model: {error}") from error
     use_onednn_linear(adapted)
+    use_few_bits_dropout(adapted)
     return adapted  # type: ignore[no-any-return]
 
 
@@ -99,6 +101,7 @@ def peft_adapter_from_folder(trunk: nn.Module, folder: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         adapted = get_peft_model(trunk, config)
     use_onednn_linear(adapted)
+    use_few_bits_dropout(adapted)
     return adapted  # type: ignore[no-any-return]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,8 @@ import torch
 from embedllm.config import TrainConfig
 from embedllm.data.examples import TrainingData, load_training_data
 from embedllm.data.loader import ContrastiveLoader
+from embedllm.data.token_identity import fingerprint_token_ids
+from embedllm.data.token_table import open_token_table
 from embedllm.evaluation.run import (
     Origin,
     load_configured_suite,
@@ -162,7 +165,7 @@ def _train_and_keep_best(
 
 def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: SentenceEncoder) -> Path:
     """Trains, or goes on training, and returns the folder of the best adapter."""
-    loader = _build_loader(config, inputs.data, encoder)
+    loader = build_loader(config, inputs.data, encoder)
     accumulate = config.trainer.accumulate_grad_batches
     steps_per_epoch = -(-len(loader) // accumulate)
     total_steps = steps_per_epoch * config.trainer.max_epochs
@@ -201,15 +204,23 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
     return folder
 
 
-def _build_loader(
+def build_loader(
     config: TrainConfig, data: TrainingData, encoder: SentenceEncoder
 ) -> ContrastiveLoader:
-    prompt = build_prompt(config.prompt, training=True)
+    """Returns the batches of a training; its texts are tokenized where no run has done it yet."""
+    texts = [text for e in data.examples for text in (e.anchor, e.positive, *e.negatives)]
+    settings: dict[str, Any] = {
+        "tokenizer": encoder.tokenizer,
+        "prompt": build_prompt(config.prompt, training=True),
+        "max_length": encoder.max_length,
+    }
+    name = fingerprint_token_ids(texts, **settings)
+    folder = Path(config.paths.cache_dir) / "tokens"
+    path = folder / f"{name}.ids" if name is not None else None
+    table = open_token_table(texts, partial(tokenize, **settings), path)
     return ContrastiveLoader(
         data.examples,
-        lambda texts: tokenize(
-            texts, tokenizer=encoder.tokenizer, prompt=prompt, max_length=encoder.max_length
-        ),
+        table.look_up,
         batch_size=config.data.global_batch_size // config.trainer.accumulate_grad_batches,
         seed=config.seed,
         drop_last=config.data.drop_last,

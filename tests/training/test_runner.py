@@ -195,7 +195,8 @@ def test_log_lines_have_every_figure(finished: FinishedRun) -> None:
     lines = [line for line in finished.lines if line.startswith("step ")]
     line = (
         r"step {}/8  loss \d+\.\d{{4}}  accuracy \d\.\d\d  lr {}  \d+\.\d sentences/s  "
-        r"\d+ tokens/s  15 negatives per anchor  \d+:\d\d:\d\d left"
+        r"\d+ tokens/s  data wait \d+\.\d ms \(\d+\.\d%\)  15 negatives per anchor  "
+        r"\d+:\d\d:\d\d left"
     )
     learning_rates = [5e-4 * (8 - step) / 8 for step in range(8)]
     steps = [text for text in lines if "loss" in text]
