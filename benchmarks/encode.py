@@ -5,10 +5,15 @@
     EMBEDLLM_DATA_DIR=/data python benchmarks/encode.py --model opt-125m --output record.json
 
 The sentences are those of the seven STS tasks: a drawn part of the distinct ones, with all places
-where an evaluator passes them (`--distinct`: each once). All three read the same finished prompts
-as plain text and take the state at the last token. They take turns in one process; medians are
-compared, and the run fails with status 1 if any vector is more than 1e-4 away from this project's
-(relative to the largest entry; 0.1 for 16-bit weights, which round).
+where an evaluator passes them (`--distinct`: each once). Neighbours in dictionary order are drawn
+together, so that a part shares as many beginnings as the whole does. All three read the same
+finished prompts as plain text and take the state at the last token. They take turns in one process;
+medians are compared, and the run fails with status 1 if any vector is more than 1e-4 away from this
+project's (relative to the largest entry; 0.1 for 16-bit weights, which round).
+
+Two more take turns as a measure of what is left to gain: forward passes of full rows of equal
+length, at their best batch, give the time of a token without any overhead; and with
+`--demonstration` this project runs without it too.
 
 The plain loop is what the paper describes: the language model with its head, all hidden states,
 left padding, 16 sentences at a time in the order given. sentence-transformers gets 32 at a time,
@@ -30,7 +35,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
-from side_by_side import take_turns, to_table, write_record
+from side_by_side import Timing, take_turns, to_table, write_record
 
 from embedllm.config import EvaluateConfig
 from embedllm.entry import CONF_DIR, register, to_typed
@@ -38,9 +43,15 @@ from embedllm.evaluation.tasks import PAPER_TASKS, load_tasks
 from embedllm.models.backbone import load_language_model, resolve_device
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_encoder
+from embedllm.models.trie import count_nodes
+from embedllm.prompts.template import build_prompt
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.1}
 PLAIN_BATCH, LIBRARY_BATCH = 16, 32
+# Neighbours in dictionary order that are drawn together.
+BLOCK = 60
+DENSE_LENGTH = 24
+DENSE_BATCHES = {"cpu": (16, 32, 64, 128), "cuda": (256, 1024, 4096)}
 
 Encode = Callable[[], np.ndarray]
 
@@ -62,7 +73,13 @@ def main() -> int:
             "plain loop": build_plain_loop(folder, texts, encoder, device),
         }
         differences = compare(contestants)
-        timings = take_turns(contestants, repeats=options.repeats)
+        dense = build_dense(encoder, device)
+        if options.demonstration:
+            plain = encoder.with_prompt(build_prompt(compose_config(options, "prompteol").prompt))
+            contestants["embedllm, no demonstration"] = lambda: plain.encode(sentences)
+        timings = take_turns({**contestants, **dense}, repeats=options.repeats)
+    bound = describe_bound(encoder, sentences, timings, dense)
+    timings = {name: timings[name] for name in contestants}
     ours = timings["embedllm"].median
     ratios = {name: timing.median / ours for name, timing in timings.items()}
     rows = [
@@ -78,6 +95,11 @@ def main() -> int:
     ]
     header = ["", "sentences/s", "median s", "slowest/fastest", "time / embedllm", "difference"]
     sys.stdout.write(to_table(header, rows))
+    sys.stdout.write(
+        f"{bound['trie_tokens']} distinct beginnings, {bound['prompt_tokens']} tokens of distinct "
+        f"prompts; {1e6 * bound['seconds_per_trie_token']:.1f} us for each beginning, "
+        f"{bound['ratio_to_dense']:.2f} times a token of full rows ({bound['dense']})\n"
+    )
     is_equal = max(differences.values()) <= TOLERANCE[encoder.dtype]
     record = {
         "benchmark": "encode",
@@ -86,7 +108,7 @@ def main() -> int:
         "demonstration": options.demonstration,
         "num_sentences": len(sentences),
         "num_distinct": len(set(sentences)),
-        "num_tokens": sum(map(len, encoder.token_ids(sorted(set(sentences))))),
+        "bound": bound,
         "seconds": {name: timing.seconds for name, timing in timings.items()},
         "median_seconds": {name: timing.median for name, timing in timings.items()},
         "ratio": ratios,
@@ -117,9 +139,9 @@ def parse_options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def compose_config(options: argparse.Namespace) -> EvaluateConfig:
+def compose_config(options: argparse.Namespace, prompt: str | None = None) -> EvaluateConfig:
     """Returns the typed config of the model and the prompt."""
-    prompt = "icl-opt-2.7b" if options.demonstration else "prompteol"
+    prompt = prompt or ("icl-opt-2.7b" if options.demonstration else "prompteol")
     overrides = [f"model={options.model}", f"prompt={prompt}", f"model.dtype={options.dtype}"]
     if options.model not in ("smollm2-135m", "gemma3-270m"):
         overrides += ["model.init=random", f"model.tokenizer={options.tokenizer or 'bundled'}"]
@@ -141,9 +163,11 @@ def draw_sentences(options: argparse.Namespace) -> list[str]:
         for sentence in getattr(subset, column)
     ]
     distinct = list(dict.fromkeys(passed))
+    blocks = [sorted(distinct)[i : i + BLOCK] for i in range(0, len(distinct), BLOCK)]
     random = np.random.default_rng(options.seed)
-    number = max(1, round(options.share * len(distinct)))
-    drawn = {distinct[i] for i in random.choice(len(distinct), number, replace=False)}
+    number = max(1, round(options.share * len(blocks)))
+    chosen_blocks = random.choice(len(blocks), number, replace=False)
+    drawn = {sentence for i in chosen_blocks for sentence in blocks[i]}
     chosen = [sentence for sentence in passed if sentence in drawn]
     return list(dict.fromkeys(chosen)) if options.distinct else chosen
 
@@ -201,6 +225,48 @@ def build_plain_loop(
         return np.concatenate(parts)
 
     return encode
+
+
+def build_dense(encoder: SentenceEncoder, device: torch.device) -> dict[str, Encode]:
+    """Returns forward passes of full rows, one for each batch size."""
+    embedder, num_tokens = encoder.embedder, encoder.tokenizer.vocab_size
+    generator = torch.Generator().manual_seed(0)
+
+    def build(num_rows: int) -> Encode:
+        ids = torch.randint(5, num_tokens, (num_rows, DENSE_LENGTH), generator=generator)
+        inputs = (ids.to(device), torch.ones_like(ids).to(device))
+
+        @torch.inference_mode()
+        def run() -> np.ndarray:
+            return embedder(*inputs).cpu().numpy()  # type: ignore[no-any-return]
+
+        return run
+
+    return {f"{n} rows of {DENSE_LENGTH}": build(n) for n in DENSE_BATCHES[device.type]}
+
+
+def describe_bound(
+    encoder: SentenceEncoder,
+    sentences: list[str],
+    timings: dict[str, Timing],
+    dense: dict[str, Encode],
+) -> dict[str, Any]:
+    """Returns how near the time comes to that of the least number of tokens."""
+    rows = encoder.token_ids(sorted(set(sentences)))
+    num_nodes = count_nodes(rows)
+    per_token = {
+        name: timings[name].median / (int(name.partition(" ")[0]) * DENSE_LENGTH) for name in dense
+    }
+    best = min(per_token, key=per_token.__getitem__)
+    per_node = timings["embedllm"].median / num_nodes
+    return {
+        "trie_tokens": num_nodes,
+        "prompt_tokens": sum(map(len, rows)),
+        "seconds_per_trie_token": per_node,
+        "seconds_per_dense_token": per_token,
+        "dense": best,
+        "ratio_to_dense": per_node / per_token[best],
+    }
 
 
 def compare(contestants: dict[str, Encode]) -> dict[str, float]:

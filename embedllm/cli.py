@@ -38,6 +38,9 @@ COMMANDS: dict[str, Command] = {
     "encode": Command(
         "embedllm.encoding.command:run_encode", "write the vectors of files of any size"
     ),
+    "profile": Command(
+        "embedllm.profiling.command:run_profile", "show where a step's time and memory go"
+    ),
     "results": Command(
         "embedllm.evaluation.results_command:run_results", "list and filter the results store"
     ),

@@ -27,6 +27,7 @@ from embedllm.config import (
     EncodeConfig,
     EvaluateConfig,
     LayersConfig,
+    ProfileConfig,
     ReportConfig,
     ResultsConfig,
     SearchConfig,
@@ -45,6 +46,7 @@ _SCHEMAS: dict[str, type[Any]] = {
     "demonstrations": DemonstrationsConfig,
     "layers": LayersConfig,
     "encode": EncodeConfig,
+    "profile": ProfileConfig,
     "results": ResultsConfig,
     "report": ReportConfig,
 }

@@ -21,6 +21,7 @@ ORDER = (
     "demonstrations",
     "encoding",
     "training",
+    "profiling",
 )
 # Shared by all; it imports only the shared modules.
 SHARED = ("config",)
@@ -39,7 +40,7 @@ ENTRY_POINTS = (
 )
 ENTRY_MODULES = {"entry", "cli", "__main__"}
 
-_LIGHTNING = ("embedllm/training/", "embedllm/data/datamodule.py")
+_LIGHTNING = ("embedllm/training/", "embedllm/profiling/", "embedllm/data/datamodule.py")
 # Who may import a library: files, or folders with a slash at the end.
 ONLY_IN: dict[str, tuple[str, ...]] = {
     "pytorch_lightning": _LIGHTNING,

@@ -32,6 +32,7 @@ from embedllm.config.groups import (
     StrategyConfig,
     TrainerConfig,
 )
+from embedllm.config.profile import ProfileConfig, ProfileOptionsConfig
 from embedllm.config.report import ReportConfig
 from embedllm.config.results import ResultFilterConfig, ResultsConfig
 
@@ -56,6 +57,8 @@ __all__ = [
     "ModelConfig",
     "PathsConfig",
     "ProbeConfig",
+    "ProfileConfig",
+    "ProfileOptionsConfig",
     "PromptConfig",
     "ReportConfig",
     "ResultFilterConfig",

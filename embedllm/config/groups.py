@@ -236,7 +236,7 @@ class TrainerConfig:
     activation_checkpointing: str = "none"
     """States that are computed again in the backward pass instead of kept: `none`; `packs`, whose
     memory does not grow with the batch; `layers`, for models whose single pack is too large; or
-    `all`. The same numbers for about a third more time (`all`: two thirds)."""
+    `all`. The same numbers for a third (full training) to a half (LoRA) more time."""
     log_every_n_steps: int = 5
     """Distance of log lines, in optimizer steps."""
     checkpoint_every_n_steps: int = 20

@@ -277,7 +277,7 @@ class Embedder(nn.Module):
                 share, and what some do), where the model and the pooling allow it.
             recompute: Keep no states of a pack but compute it again when its gradient is due, so
                 that memory does not grow with the number of rows (the same numbers, also with
-                dropout, for a third more time).
+                dropout, for a third to a half more time).
         """
         num_shared = 0
         if share_prefix and self.can_share_prefix and self.pooling == "last":

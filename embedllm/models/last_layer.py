@@ -48,11 +48,11 @@ class _UpToHere:
 class _Given:
     """Stands for the cache in the second run: all keys and values, whatever comes."""
 
-    def __init__(self, known: _Enough) -> None:
-        self._known = known
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self._known = keys, values
 
     def update(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        return self._known.keys, self._known.values
+        return self._known
 
 
 def read_only_where_asked(module: nn.Module) -> None:
@@ -81,13 +81,21 @@ def _forward(
     arguments = {**bound.arguments, **bound.arguments.pop("kwargs", {})}
     hidden = arguments.pop("hidden_states")
     cache = next(name for name in _CACHE_NAMES if name in signature.parameters)
-    try:
-        forward(hidden, **{**arguments, cache: _UpToHere(arguments.get(cache))})
-    except _Enough as known:
-        given = {**_at(arguments, places), cache: _Given(known)}
-    else:
-        raise TypeError("the layer has no keys and values")
+    known = _keys_and_values(forward, hidden, {**arguments, cache: _UpToHere(arguments.get(cache))})
+    given = {**_at(arguments, places), cache: _Given(*known)}
     return forward(take_places(hidden, places), **given)
+
+
+def _keys_and_values(
+    forward: Callable[..., Any], hidden: Tensor, arguments: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """Returns a layer's keys and values, [B, K, S, E] each."""
+    try:
+        forward(hidden, **arguments)
+    except _Enough as enough:
+        # Taken out of the exception: it holds on to the states of every function it went through.
+        return enough.keys, enough.values
+    raise TypeError("the layer has no keys and values")
 
 
 def _at(arguments: dict[str, Any], places: Tensor) -> dict[str, Any]:

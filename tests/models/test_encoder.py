@@ -23,7 +23,7 @@ from embedllm.models.encoder import SentenceEncoder
 from embedllm.prompts.tokenize import Row
 
 if TYPE_CHECKING:
-    from conftest import EncoderBuilder
+    from encoder_builder import EncoderBuilder
 
 ATOL_FLOAT32 = 1e-5
 # Distance of unlike sentences; far above what rounding changes.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +140,23 @@ def test_two_embedders_on_one_trunk(tiny_opt: ModelFactory, tmp_path: Path) -> N
     plain, normal = both_ways(first, batch)[0], both_ways(second, batch)[0]
     assert second.can_read_early
     assert_close(normal, torch.nn.functional.normalize(plain, dim=-1))
+
+
+def test_nothing_holds_on_to_the_states(tiny_llama: ModelFactory, tmp_path: Path) -> None:
+    """The first run ends with an exception, which knows every function that it went through."""
+    embedder = build(tiny_llama, tmp_path)
+    assert embedder.can_read_early
+    states: list[weakref.ref[Tensor]] = []
+    decoder_layers(embedder.trunk)[2][0].register_forward_hook(
+        lambda module, args, output: states.append(weakref.ref(output))
+    )
+    [batch] = pack(ROWS, max_tokens=1000)
+    gc.collect()
+    gc.disable()
+    try:
+        vectors = embedder(batch.input_ids, batch.attention_mask)
+        assert states[-1]() is not None, "the graph needs it"
+        del vectors
+        assert states[-1]() is None
+    finally:
+        gc.enable()

@@ -11,7 +11,7 @@ from tiny_models import ModelFactory
 from embedllm.models.layer_vectors import encode_layers
 
 if TYPE_CHECKING:
-    from conftest import EncoderBuilder
+    from encoder_builder import EncoderBuilder
 
 SENTENCES = ["A man is riding a horse", "Rain falls", "", "Two dogs run through the snow"]
 

@@ -19,7 +19,7 @@ from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_adapted_encoder, load_encoder
 
 if TYPE_CHECKING:
-    from conftest import EncoderBuilder
+    from encoder_builder import EncoderBuilder
 
 CPU = torch.device("cpu")
 ATOL_FLOAT32 = 1e-6

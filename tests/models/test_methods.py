@@ -16,7 +16,7 @@ from embedllm.models.encoder import SentenceEncoder
 from embedllm.prompts.template import parse_template
 
 if TYPE_CHECKING:
-    from conftest import EncoderBuilder
+    from encoder_builder import EncoderBuilder
 
 TOLERANCE = 2e-5  # float32, relative to the largest entry
 SENTENCES = [

@@ -15,7 +15,7 @@ from embedllm.models import encoder as encoder_module
 from embedllm.models.prefix import common_prefix_length
 
 if TYPE_CHECKING:
-    from conftest import EncoderBuilder
+    from encoder_builder import EncoderBuilder
 
 TOLERANCE = 2e-5  # float32, relative to the largest entry
 SENTENCES = [

@@ -26,7 +26,7 @@ from embedllm.models.trie import TriePack
 from embedllm.models.vector_cache import VectorCache, checksum_weights, fingerprint_embedder
 
 if TYPE_CHECKING:
-    from conftest import EncoderBuilder
+    from encoder_builder import EncoderBuilder
 
 PROMPT_TEMPLATE = 'This sentence : "{sentence}" means in one word:"'
 

@@ -1,0 +1,1 @@
+"""A configuration to what one step of it costs: time, memory and operations, part by part."""
