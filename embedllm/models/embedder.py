@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from embedllm.log import get_logger
 from embedllm.models import attention
@@ -19,6 +18,7 @@ from embedllm.models.last_layer import READ_PLACES, read_only_where_asked, take_
 from embedllm.models.packing import Pack, pack
 from embedllm.models.pooling import POOLINGS, last_places
 from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix, supports_prefix
+from embedllm.models.recompute import recomputed
 from embedllm.models.token_prepending import TokenPrepending
 from embedllm.models.trials import reads_early, takes_tries
 from embedllm.models.trie import TriePack, pack_smallest
@@ -307,18 +307,26 @@ class Embedder(nn.Module):
             recompute: As for `embed_rows`.
         """
         device = next(self.trunk.parameters()).device
+        parameters = [p for p in self.parameters() if p.requires_grad]
         vectors, rows = [], []
         for batch in packs:
             batch = batch.to(device)
             if recompute:
-                # The kind that needs no input with gradient: ids have none, and the adapter is
-                # inside.
-                part = checkpoint(self.embed_pack, batch, prefix, use_reentrant=False)
+                run = partial(self._embed_behind, batch, prefix)
+                shared = [] if prefix is None else prefix.tensors
+                vectors.append(recomputed(run, shared, parameters))
             else:
-                part = self.embed_pack(batch, prefix)
-            vectors.append(part)
+                vectors.append(self.embed_pack(batch, prefix))
             rows.append(batch.rows)
         return torch.cat(vectors)[torch.cat(rows).argsort()]
+
+    def _embed_behind(
+        self, batch: Pack | TriePack, prefix: Prefix | None, tensors: Sequence[Tensor]
+    ) -> Tensor:
+        """Returns the vectors of a pack behind a prefix with these keys and values."""
+        if prefix is not None:
+            prefix = Prefix.of(prefix.num_tokens, tensors)
+        return self.embed_pack(batch, prefix)
 
     def embed_pack(
         self,

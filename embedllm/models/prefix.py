@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +75,19 @@ class Prefix:
     num_tokens: int
     cache: Cache
 
+    @classmethod
+    def of(cls, num_tokens: int, tensors: Sequence[Tensor]) -> Prefix:
+        """Returns the prefix with these keys and values, in turn for each layer."""
+        pairs = zip(tensors[::2], tensors[1::2], strict=True)
+        layers: list[Any] = [_SharedLayer(keys, values) for keys, values in pairs]
+        return cls(num_tokens, Cache(layers=layers))
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Keys and values, in turn for each layer."""
+        layers = cast(Any, self.cache).layers
+        return [part for layer in layers for part in (layer.keys, layer.values)]
+
 
 def supports_prefix(trunk: nn.Module) -> bool:
     """Whether the trunk takes keys and values of earlier tokens in the library's common form."""
@@ -111,5 +124,5 @@ def compute_prefix(trunk: nn.Module, token_ids: Sequence[int]) -> Prefix:
         past_key_values=cache,
         use_cache=True,
     )
-    layers: list[Any] = [_SharedLayer(layer.keys, layer.values) for layer in cache.layers]
-    return Prefix(len(token_ids), Cache(layers=layers))
+    tensors = [part for layer in cache.layers for part in (layer.keys, layer.values)]
+    return Prefix.of(len(token_ids), tensors)

@@ -134,7 +134,7 @@ def _engine() -> list[object]:
         encoder.compute_prefix,
         prefix.compute_prefix,
         encoder.tokenize_rows,
-        embedder.checkpoint,
+        embedder.recomputed,
         checkpointing.checkpoint,
     ]
 
