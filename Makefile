@@ -1,8 +1,9 @@
 # make demo   from nothing to a fine-tuned embedder: set-up, training, table
-# make test   the default test suite
+# make test   the default test suite, in two processes (WORKERS=0: in one, for a debugger)
 # make check  lint, format and types
 VENV ?= .venv
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -21,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/python train.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread for each worker and for what it starts, read when torch is loaded.
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+
 import torch
+from encoder_builder import PROMPT_TEMPLATE, EncoderBuilder
 from hypothesis import settings
 from tiny_models import TINY_ARCHITECTURES, ModelFactory, tiny_model_factory
+from tiny_runs import restored_logging
 
 from embedllm.config import ModelConfig, PromptConfig
 from embedllm.models.encoder import SentenceEncoder
@@ -19,33 +28,33 @@ from embedllm.prompts.bundled_tokenizer import build_bundled_tokenizer
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROMPT_TEMPLATE = 'This sentence : "{sentence}" means in one word:"'
-
-
-class EncoderBuilder(Protocol):
-    """What the fixture `build_encoder` gives."""
-
-    def __call__(
-        self,
-        model: ModelConfig,
-        prompt_template: str = PROMPT_TEMPLATE,
-        *,
-        tokens_per_batch: int = 4096,
-        **prompt_options: Any,
-    ) -> SentenceEncoder:
-        """Returns the encoder of a config on CPU; keywords are keys of `PromptConfig`."""
-        ...
-
-
 # Machines are shared: that an example was slow says nothing about the code.
 settings.register_profile("embedllm", deadline=None)
 settings.load_profile("embedllm")
+
+
+def pytest_collection_finish() -> None:
+    """Exempts what is imported by now from garbage collection, which every training asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     """Tiny tensors gain nothing from threads, and sums depend on how many there are."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def entry_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that no launcher has started; what an entry point does to it is undone."""
+    for name in ("HYDRA_FULL_ERROR", "HF_HUB_ETAG_TIMEOUT"):
+        monkeypatch.setenv(name, "1")
+    launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    for name in (*launchers, "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "EMBEDLLM_DATA_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    with restored_logging():
+        yield
 
 
 @pytest.fixture

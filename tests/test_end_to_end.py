@@ -48,6 +48,7 @@ def _run(*arguments: str, output_dir: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=550,
+        check=False,
     )
 
 
@@ -80,7 +81,9 @@ def test_vectors_equal_the_causal_model_with_left_padding(cache_dir: Path) -> No
 
 
 def test_default_run_trains_scores_and_evaluates(tmp_path: Path) -> None:
-    short = ["data.max_examples=32", "data.global_batch_size=8", "evaluation.before=false"]
+    """Two steps, and one of the three scores: all of them belong to the slow test below."""
+    short = ["data.max_examples=8", "data.global_batch_size=4"]
+    short += ["evaluation.before=false", "evaluation.dev_task=null"]
     done = _run("train.py", *short, "run_name=short", output_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"after\s+\d", done.stdout)
@@ -89,14 +92,14 @@ def test_default_run_trains_scores_and_evaluates(tmp_path: Path) -> None:
     after = json.loads((folder / "results" / "after.json").read_text(encoding="utf-8"))
     description = json.loads((folder / "adapter" / "embedllm.json").read_text(encoding="utf-8"))
     assert description["prompt"]["template"] == TEMPLATE
-    assert description["training"]["step"] in (4,)
+    assert description["training"]["step"] == 2
 
     again = _run(
         "evaluate.py", f"adapter_path={folder / 'adapter'}", "run_name=again", output_dir=tmp_path
     )
     assert again.returncode == 0, again.stderr[-2000:]
     record = json.loads((tmp_path / "again" / "results.json").read_text(encoding="utf-8"))
-    assert record["tasks"]["sample-test"] == after["tasks"]["sample-test"]
+    assert record["tasks"] == after["tasks"]
 
 
 @pytest.mark.slow

@@ -102,7 +102,10 @@ def test_run_on_a_disk_that_fills_up_is_one_message(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
     done = subprocess.run(
-        [sys.executable, "train.py", "debug=tiny", "run_name=a", f"paths.output_dir={tmp_path}"],
+        [
+            *(sys.executable, "train.py", "debug=tiny", "run_name=a"),
+            *(f"paths.output_dir={tmp_path}", f"paths.results_dir={tmp_path}/store"),
+        ],
         cwd=Path(__file__).resolve().parent.parent,
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ import pytest
 from tiny_models import TINY_ARCHITECTURES, ModelFactory
 
 if TYPE_CHECKING:
-    from conftest import EncoderBuilder
+    from encoder_builder import EncoderBuilder
     from transformers import PreTrainedTokenizerBase
 
 SENTENCES = ["A man.", "A cat.", "Two children are playing football on the beach."]

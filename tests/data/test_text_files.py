@@ -95,9 +95,9 @@ def test_csv_column_named_negatives_needs_an_explicit_choice(tmp_path: Path) -> 
 
 def test_nli_triplets(data_dir: Path) -> None:
     path = data_dir / "nli" / "nli_triplets.csv"
-    start = time.perf_counter()
+    start = time.process_time()
     result = read_examples(path)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     assert (len(result.examples), result.num_bad) == (49_663, 0)
     assert {len(example.negatives) for example in result.examples} == {1}
     with path.open(encoding="utf-8", newline="") as file:

@@ -1,0 +1,31 @@
+"""The options that `conf/` offers, and what else a config needs to compose."""
+
+from __future__ import annotations
+
+import importlib
+
+from embedllm.entry import CONF_DIR
+
+GROUP_FILES = sorted(
+    path.relative_to(CONF_DIR)
+    for path in CONF_DIR.rglob("*.yaml")
+    if path.parent != CONF_DIR and path.relative_to(CONF_DIR).parts[0] != "hydra"
+)
+OPTIONS = [
+    f"{path.parts[0]}={path.with_suffix('').as_posix().split('/', 1)[1]}" for path in GROUP_FILES
+]
+# These names hold the choice of the model, which is known to a command that runs, not here.
+NAMES = {
+    "search": ["run_name=x", "save_as=x"],
+    "layers": ["run_name=x"],
+    "encode": ["input=x", "output=x"],
+}
+CONFIG_MODULES = [
+    importlib.import_module(f"embedllm.config.{name}")
+    for name in ("groups", "commands", "demonstrations", "encode", "profile", "report", "results")
+]
+
+
+def needs(option: str) -> list[str]:
+    """Returns the overrides without which an option does not compose."""
+    return ["model.name=/models/any"] if option == "model=huggingface" else []

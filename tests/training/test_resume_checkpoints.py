@@ -1,0 +1,122 @@
+"""Checkpoint files: damaged, deleted, half written, of another adapter."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from interrupted_runs import dying_at
+from tiny_runs import extra_callback, have_equal_weights, train_tiny
+
+from embedllm.errors import CheckpointError
+from embedllm.models.adapters import trainable_state
+from embedllm.training.checkpoints import AtomicCheckpointIO, newest_checkpoint
+
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists:UserWarning")
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "bit-flipped", "not a checkpoint", "pickle"]
+)
+def test_a_damaged_checkpoint_is_named_and_nothing_is_deleted(
+    damage: str, interrupted: Path
+) -> None:
+    newest = interrupted / "run" / "checkpoints" / "step-000004.ckpt"
+    content = newest.read_bytes()
+    middle = len(content) // 2
+    if damage == "pickle":
+        torch.save({"state_dict": Path("/a/path/is/no/plain/value")}, newest)
+    else:
+        newest.write_bytes(
+            {
+                "truncated": content[:middle],
+                "empty": b"",
+                "bit-flipped": content[:middle]
+                + bytes([content[middle] ^ 1])
+                + content[middle + 1 :],
+                "not a checkpoint": b"hello" * 1000,
+            }[damage]
+        )
+    before = {p: p.read_bytes() for p in interrupted.rglob("*.ckpt")}
+    with pytest.raises(
+        CheckpointError, match=r"step-000004\.ckpt.*delete it to resume from the one"
+    ):
+        train_tiny(interrupted, "evaluation=none")
+    assert {p: p.read_bytes() for p in interrupted.rglob("*.ckpt")} == before
+
+
+def test_resumes_from_the_checkpoint_before_a_deleted_one(
+    interrupted: Path, uninterrupted: Callable[..., Path]
+) -> None:
+    (interrupted / "run" / "checkpoints" / "step-000004.ckpt").unlink()
+    result = train_tiny(interrupted, "evaluation=none")
+    assert have_equal_weights(result.adapter, uninterrupted("evaluation=none") / "adapter")
+
+
+def test_leftovers_of_killed_writes_do_no_harm(
+    interrupted: Path, uninterrupted: Callable[..., Path]
+) -> None:
+    run = interrupted / "run"
+    (run / "checkpoints" / ".step-000006.ckpt.a1b2c3").write_bytes(b"half a checkpoint")
+    (run / ".run.json.a1b2c3").write_bytes(b"{")
+    leftover = run / "candidates" / ".step-000006.a1b2c3"
+    leftover.mkdir(parents=True)
+    (leftover / "adapter_model.safetensors").write_bytes(b"half an adapter")
+    result = train_tiny(interrupted, "evaluation=none")
+    assert have_equal_weights(result.adapter, uninterrupted("evaluation=none") / "adapter")
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_checkpoints_hold_plain_trainable_weights_alone(adapter: str, tmp_path: Path) -> None:
+    modules: list[pl.LightningModule] = []
+
+    class Spy(pl.Callback):
+        def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            modules.append(pl_module)
+
+    with extra_callback(Spy()):
+        train_tiny(tmp_path, "evaluation=none", f"adapter={adapter}")
+    path = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert path is not None
+    checkpoint = torch.load(path, weights_only=True)
+    trainable = trainable_state(modules[0])
+    assert checkpoint["state_dict"].keys() == trainable.keys()
+    assert all(torch.equal(checkpoint["state_dict"][n], trainable[n]) for n in trainable)
+    assert (adapter == "full") == (len(trainable) == len(list(modules[0].named_parameters())))
+    # Weights and two AdamW moments in float32, plus some structure per tensor.
+    num_bytes = 3 * 4 * sum(value.numel() for value in trainable.values())
+    assert num_bytes < path.stat().st_size < num_bytes + 2_000 * len(trainable) + 50_000
+
+
+def test_a_checkpoint_of_another_adapter_is_refused(interrupted: Path) -> None:
+    other = interrupted / "other"
+    with dying_at(5):
+        train_tiny(other, "evaluation=none", "adapter.options.r=8")
+    shutil.copy(
+        other / "run" / "checkpoints" / "step-000004.ckpt",
+        interrupted / "run" / "checkpoints" / "step-000004.ckpt",
+    )
+    with pytest.raises(CheckpointError, match="another adapter configuration"):
+        train_tiny(interrupted, "evaluation=none")
+
+
+def test_a_checkpoint_write_is_whole_or_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "step-000001.ckpt"
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"value": 1}, path)
+
+    def fail(handle: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        writer.save_checkpoint({"value": 2}, path)
+    assert writer.load_checkpoint(path) == {"value": 1}
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,164 @@
+"""A training process that is killed with SIGKILL or Ctrl-C goes on to the same adapter."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from interrupted_runs import NUM_STEPS, WITH_DEV_SCORES
+from tiny_runs import (
+    REPOSITORY,
+    TWENTY_STEPS,
+    have_equal_weights,
+    script_environment,
+    tiny_config,
+    train_tiny,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists:UserWarning")
+
+# Each is Python that runs in the child before train.py's own main; it ends the process by SIGKILL.
+_PRELUDE = """
+import os, runpy, signal
+from embedllm.training.callbacks.dev_score import DevScore
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+true_score = DevScore._score
+def rising(self, step, total):
+    true_score(self, step, total)
+    return float(step)
+DevScore._score = rising
+"""
+_IN_CHECKPOINT_WRITE = """
+import embedllm.files as files
+fsync = os.fsync
+def dying(handle):
+    name = os.readlink(f"/proc/self/fd/{handle}")
+    if ".step-000009.ckpt." in name:
+        os.truncate(name, os.path.getsize(name) // 2)
+        die()
+    fsync(handle)
+files.os.fsync = dying
+"""
+_IN_CANDIDATE_WRITE = """
+import embedllm.models.adapter_folder as adapter_folder
+original, count = adapter_folder.sha256_of, 0
+def dying(path):
+    global count
+    count += 1
+    if count == 5:  # three files a candidate: in the second one
+        die()
+    return original(path)
+adapter_folder.sha256_of = dying
+"""
+_IN_DEV_SCORE = """
+from embedllm.models.encoder import SentenceEncoder
+def dying(self, step, total):
+    if step == 10:
+        SentenceEncoder._tokenize = lambda *_: die()
+    return rising(self, step, total)
+DevScore._score = dying
+"""
+
+
+@pytest.mark.usefixtures("rising_scores")
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+@pytest.mark.parametrize(
+    ("patch", "leaves"),
+    [
+        pytest.param(_IN_CHECKPOINT_WRITE, "checkpoints/.step-000009.ckpt.*", id="checkpoint"),
+        pytest.param(_IN_CANDIDATE_WRITE, "candidates/.step-000010.*", id="candidate"),
+        pytest.param(_IN_DEV_SCORE, "candidates/step-000005", id="dev-score"),
+    ],
+)
+def test_sigkill_while_something_is_written(
+    patch: str, leaves: str, tmp_path: Path, uninterrupted: Callable[..., Path]
+) -> None:
+    overrides = (*WITH_DEV_SCORES, "trainer.checkpoint_every_n_steps=3")
+    code = f"{_PRELUDE}{patch}runpy.run_path('train.py', run_name='__main__')"
+    arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *overrides]
+    child = subprocess.run(
+        [sys.executable, "-c", code, *arguments, "trainer.accelerator=cpu"],
+        cwd=REPOSITORY,
+        env=script_environment(),
+        capture_output=True,
+        timeout=400,
+        check=False,
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    run = tmp_path / "run"
+    assert list(run.glob(leaves))
+    assert not (run / "adapter").exists()
+    result = train_tiny(tmp_path, *overrides)
+    assert have_equal_weights(result.adapter, uninterrupted(*overrides) / "adapter")
+
+
+# A tiny step takes milliseconds; without the pause the run is over before a signal arrives.
+_SLOW_STEPS = """
+import runpy, time
+from embedllm.training.callbacks.step_log import StepLog
+write = StepLog._write
+def write_and_wait(self, *arguments):
+    write(self, *arguments)
+    time.sleep(0.5)
+StepLog._write = write_and_wait
+runpy.run_path('train.py', run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize("step", [13])
+def test_sigkill_when_the_log_shows_a_step(
+    step: int, tmp_path: Path, uninterrupted: Callable[..., Path]
+) -> None:
+    config = tiny_config(tmp_path, *TWENTY_STEPS)
+    assert config.trainer.log_every_n_steps == 1
+    arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *TWENTY_STEPS]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", _SLOW_STEPS, *arguments, "trainer.accelerator=cpu"],
+        cwd=REPOSITORY,
+        env=script_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        seen = any(f"step {step}/{NUM_STEPS}" in line for line in child.stdout)
+        child.kill()
+    assert seen
+    assert child.returncode == -signal.SIGKILL
+    run = tmp_path / "run"
+    assert not (run / "adapter").exists()
+    result = train_tiny(tmp_path, *TWENTY_STEPS)
+    assert have_equal_weights(result.adapter, uninterrupted(*TWENTY_STEPS) / "adapter")
+
+
+def test_ctrl_c_leaves_with_130_and_can_be_resumed(
+    tmp_path: Path, uninterrupted: Callable[..., Path]
+) -> None:
+    arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *TWENTY_STEPS]
+    with subprocess.Popen(
+        [sys.executable, "-u", "-c", _SLOW_STEPS, *arguments, "trainer.accelerator=cpu"],
+        cwd=REPOSITORY,
+        env=script_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as child:
+        assert child.stdout is not None
+        lines = []
+        for line in child.stdout:
+            lines.append(line)
+            if f"step 6/{NUM_STEPS}" in line:
+                child.send_signal(signal.SIGINT)
+    text = "".join(lines)
+    assert child.returncode == 130, text
+    assert "error: interrupted; the same command with the same run_name goes on from here" in text
+    assert "Traceback" not in text
+    result = train_tiny(tmp_path, *TWENTY_STEPS)
+    assert have_equal_weights(result.adapter, uninterrupted(*TWENTY_STEPS) / "adapter")
