@@ -121,6 +121,10 @@ class Setting:
                 raise ValueError(f"the {name} prompts have other ids when given as plain text")
         return columns
 
+    def copy_adapter_config(self) -> Any:
+        """Returns peft's configuration of the adapter, for another model."""
+        return copy.deepcopy(self.trunk.peft_config["default"])
+
     def autocast(self) -> torch.autocast:
         """Returns the context of a forward pass with bfloat16 weights; float32: no effect."""
         is_on = self.dtype != torch.float32
@@ -260,7 +264,7 @@ def _load_library_model(setting: Setting) -> SentenceTransformer:
 
     transformer = Transformer(str(setting.folder), model_kwargs={"dtype": setting.dtype})
     transformer.model.load_state_dict(setting.base_weights, assign=True)
-    transformer.model.add_adapter(copy.deepcopy(setting.trunk.peft_config["default"]))
+    transformer.model.add_adapter(setting.copy_adapter_config())
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
     return SentenceTransformer(modules=[transformer, pooling], device=str(setting.device)).train()
 
@@ -284,6 +288,7 @@ def build_plain_loop(setting: Setting) -> Contestant:
     head; all hidden states, of which the last position of the last is used; gradient
     checkpointing, which its preparation of the model switches on.
     """
+    from peft import get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     model: Any = AutoModelForCausalLM.from_pretrained(setting.folder, dtype=setting.dtype)
@@ -291,7 +296,8 @@ def build_plain_loop(setting: Setting) -> Contestant:
     model.tie_weights()
     model.to(setting.device).gradient_checkpointing_enable()
     config = setting.config
-    model = attach_adapter(model, config.adapter, seed=config.seed).train()
+    # Not `attach_adapter`, which puts faster layers into the model.
+    model = get_peft_model(model, setting.copy_adapter_config()).train()
     contestant = Contestant(model, lambda examples: build_step(examples))
     reset_adapter(contestant, setting)
     tokenizer: Any = AutoTokenizer.from_pretrained(setting.folder, padding_side="left")

@@ -43,7 +43,7 @@ import psutil
 import torch
 from encode import save_copy
 from hydra import compose, initialize_config_dir
-from side_by_side import Timing, measure_memory, take_turns, to_table, write_record
+from side_by_side import Timing, fix_malloc, measure_memory, take_turns, to_table, write_record
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from train_contestants import (
@@ -125,6 +125,8 @@ def main() -> int:
     gc.freeze()
     config = compose_config(options)
     device = resolve_device()
+    if device.type == "cpu":
+        fix_malloc()
     examples = load_training_data(config.data, seed=options.seed).examples
     with tempfile.TemporaryDirectory() as scratch:
         encoder = load_encoder(config.model, config.prompt, options.cache_dir, device=device)

@@ -47,7 +47,7 @@ def _run(*arguments: str, output_dir: Path) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=550,
+        timeout=1500,
         check=False,
     )
 
@@ -80,6 +80,7 @@ def test_vectors_equal_the_causal_model_with_left_padding(cache_dir: Path) -> No
     assert np.linalg.norm(vectors[0] - vectors[1]) / np.linalg.norm(vectors[0]) > 0.1
 
 
+@pytest.mark.timeout(2 * 1500)
 def test_default_run_trains_scores_and_evaluates(tmp_path: Path) -> None:
     """Two steps, and one of the three scores: all of them belong to the slow test below."""
     short = ["data.max_examples=8", "data.global_batch_size=4"]

@@ -81,29 +81,44 @@ def test_two_processes_compute_every_unit_once_and_agree(
     candidates: Path, finished: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    # Everything is claimed until both have started, so that neither can do all of the work.
     store = _other_process(folder, finished)
-    with ExitStack() as claims:
-        for key in {name.split("/")[0] for name in unit_times(finished)}:
-            assert claims.enter_context(store.claimed(key))
-        processes = [
-            start_command(*arguments(candidates, tmp_path), RANK=str(rank), WORLD_SIZE="2")
-            for rank in (0, 1)
-        ]
-        for rank, process in enumerate(processes):
-            path = store.folder / "log" / f"rank-{rank}.csv"
-            wait_for(path.exists, process)
-    texts = [process.communicate(timeout=START_SECONDS)[0] for process in processes]
+    logs = [store.folder / "log" / f"rank-{rank}.csv" for rank in (0, 1)]
+    keys = sorted({name.split("/")[0] for name in unit_times(finished)})
+    call = arguments(candidates, tmp_path)
+    processes: list[subprocess.Popen[str]] = []
+    try:
+        # Units take milliseconds. Each gets half of the prompts while the other one is stopped.
+        with ExitStack() as second_half:
+            with ExitStack() as first_half:
+                for number, key in enumerate(keys):
+                    half = second_half if number % 2 else first_half
+                    assert half.enter_context(store.claimed(key))
+                for rank in ("0", "1"):
+                    processes.append(start_command(*call, RANK=rank, WORLD_SIZE="2"))
+                for log, process in zip(logs, processes, strict=True):
+                    wait_for(log.exists, process)
+                processes[1].send_signal(signal.SIGSTOP)
+            wait_for(lambda: _num_computed(logs[0]) > 0, processes[0])
+            processes[0].send_signal(signal.SIGSTOP)
+        processes[1].send_signal(signal.SIGCONT)
+        wait_for(lambda: _num_computed(logs[1]) > 0, processes[1])
+        processes[0].send_signal(signal.SIGCONT)
+        texts = [process.communicate(timeout=START_SECONDS)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [process.returncode for process in processes] == [0, 0], texts
     rows = notes(folder)
     assert len({tuple(row) for row in rows}) == len(rows) == NUM_UNITS
-    logs = [(store.folder / "log" / f"rank-{rank}.csv").read_text() for rank in (0, 1)]
-    # The units of a tiny model take milliseconds, so the shares may be anything but empty.
-    assert all(len(log.splitlines()) > 1 for log in logs)
+    assert sum(map(_num_computed, logs)) == NUM_UNITS
     assert (folder / "ranking.csv").read_bytes() == (finished / "ranking.csv").read_bytes()
     # Only the main process reports.
     assert "results:" in texts[0]
     assert "results:" not in texts[1]
+
+
+def _num_computed(log: Path) -> int:
+    return len(log.read_text().splitlines()) - 1
 
 
 def test_the_unit_of_a_killed_process_is_taken_over(
