@@ -20,14 +20,14 @@ from embedllm.models.adapters import check_adapter_config
 from embedllm.models.backbone import load_model_config, resolve_device
 from embedllm.models.loading import load_encoder
 from embedllm.models.packing import default_pack_tokens
-from embedllm.profiling.ceiling import measure_ceiling
+from embedllm.planning.ceiling import measure_ceiling
+from embedllm.planning.work import count_matmul_weights, useful_factor, widest_layer
 from embedllm.profiling.draw import draw_examples
 from embedllm.profiling.encode_step import run_encode_steps
 from embedllm.profiling.report import Profile, print_profile, to_plain
 from embedllm.profiling.sections import ENCODE_PARTS, TRAIN_PARTS, Sections
 from embedllm.profiling.steps import measure_steps
 from embedllm.profiling.train_step import run_train_steps
-from embedllm.profiling.work import count_matmul_weights, useful_factor, widest_layer
 from embedllm.prompts.template import build_more_prompts, build_prompt
 from embedllm.versions import git_revision, hardware, library_versions
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from embedllm.profiling.ceiling import Ceiling
+from embedllm.planning.ceiling import Ceiling
 from embedllm.profiling.sections import Part
 from embedllm.profiling.steps import StepCost
 

@@ -20,8 +20,9 @@ from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.models.adapters import adapter_state
 from embedllm.models.backbone import resolve_device
 from embedllm.models.loading import load_encoder
-from embedllm.profiling import ceiling, train_step
-from embedllm.profiling.ceiling import Ceiling, MatrixProduct
+from embedllm.planning import ceiling
+from embedllm.planning.ceiling import Ceiling, MatrixProduct
+from embedllm.profiling import train_step
 from embedllm.profiling.command import compute_dtype, measure_profile
 from embedllm.profiling.observers import Observer
 from embedllm.profiling.report import Profile, print_profile, to_plain, to_unit

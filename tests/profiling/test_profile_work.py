@@ -10,9 +10,9 @@ from encoder_builder import EncoderBuilder
 from tiny_models import ModelFactory
 
 from embedllm.models.backbone import load_trunk
-from embedllm.profiling import ceiling
-from embedllm.profiling.ceiling import Ceiling, MatrixProduct, measure_ceiling
-from embedllm.profiling.work import count_matmul_weights, useful_factor, widest_layer
+from embedllm.planning import ceiling
+from embedllm.planning.ceiling import Ceiling, MatrixProduct, measure_ceiling
+from embedllm.planning.work import count_matmul_weights, useful_factor, widest_layer
 
 CPU = torch.device("cpu")
 # Two layers of width 32 with feed-forward blocks of 64; four heads of 8, in Llama two of keys.

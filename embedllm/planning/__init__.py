@@ -1,0 +1,1 @@
+"""Configuration to estimates: parameters, memory, operations, and what fits on which hardware."""

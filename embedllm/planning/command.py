@@ -1,0 +1,88 @@
+"""What `python -m embedllm plan` does: plan, print the tables, write the file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from embedllm.config import PlanConfig
+from embedllm.errors import ConfigError
+from embedllm.files import write_json
+from embedllm.invocation import Invocation
+from embedllm.log import quiet_libraries
+from embedllm.planning.hardware import resolve_hardware
+from embedllm.planning.models import plan_models
+from embedllm.planning.planner import plan
+from embedllm.planning.report import (
+    hardware_to_plain,
+    models_to_plain,
+    plan_to_plain,
+    print_models,
+    print_plan,
+)
+from embedllm.planning.train_command import fixed_choices, train_arguments
+from embedllm.versions import git_revision, library_versions
+
+_COMMAND: Final = "python -m embedllm plan"
+
+
+def run_plan(config: PlanConfig, invocation: Invocation) -> None:
+    """Prints how a model can be trained on some hardware, or which models can.
+
+    Args:
+        config: The checked configuration.
+        invocation: How the command was called; what it says of the training goes into the command
+            that trains.
+
+    Raises:
+        EmbedllmError: Whatever a user can mend.
+    """
+    quiet_libraries()
+    git_revision()
+    output = None if config.plan.output is None else Path(config.plan.output).expanduser()
+    if output is not None and output.is_dir():
+        raise ConfigError(f"plan.output={output} is a folder; it must be a file")
+    answer = _models if config.plan.question == "models" else _strategy
+    record = answer(config, invocation)
+    if output is not None:
+        origin = {
+            "config": asdict(config),
+            "command": [*_COMMAND.split(), *invocation.overrides],
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": library_versions(),
+            "git_revision": git_revision(),
+        }
+        write_json(output, {**record, **origin})
+        _console().print(f"output: {output}", soft_wrap=True, markup=False)
+
+
+def _strategy(config: PlanConfig, invocation: Invocation) -> dict[str, Any]:
+    made = plan(
+        config,
+        fixed=fixed_choices(invocation.overrides),
+        arguments=train_arguments(invocation.overrides, invocation.choices),
+    )
+    print_plan(_console(), made)
+    return plan_to_plain(made)
+
+
+def _models(config: PlanConfig, invocation: Invocation) -> dict[str, Any]:
+    hardware = resolve_hardware(config.hardware, devices=config.trainer.devices)
+    answers = plan_models(
+        config, invocation.conf_dir / "model", fixed=fixed_choices(invocation.overrides)
+    )
+    world_size = config.trainer.devices * config.trainer.num_nodes
+    print_models(_console(), answers, hardware, world_size=world_size)
+    return {
+        "hardware": hardware_to_plain(hardware),
+        "world_size": world_size,
+        "models": models_to_plain(answers),
+    }
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()

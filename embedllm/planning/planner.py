@@ -1,0 +1,398 @@
+"""What fits: a training on some hardware, in every way that is possible."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from embedllm.config import (
+    PlanConfig,
+    PlanOptionsConfig,
+    StrategyConfig,
+    TrainConfig,
+    TrainerConfig,
+)
+from embedllm.errors import ConfigError
+from embedllm.planning.cost import Flops, StepTime, count_flops, count_traffic, estimate_time
+from embedllm.planning.fake_model import FakeModel, Inventory
+from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
+from embedllm.planning.sharding import Memory, Spread
+from embedllm.planning.step_memory import StepEstimator
+from embedllm.planning.train_command import train_command
+from embedllm.planning.ways import CHECKPOINTING, CHOICES, Way, list_ways
+from embedllm.planning.workload import Workload, assume_lengths, assume_workload, find_workload
+
+# A process on a GPU before it loads a model, in host memory; an assumption.
+_HOST_FLOOR: Final = 3 * GIB
+_MOST_EXAMPLES: Final = 2**16
+# What is tried where packs of the usual size do not fit; smaller ones leave a GPU idle.
+_SMALL_PACK: Final = 1024
+_PACK_STEP: Final = 256
+_NUM_CHORDS: Final = 2
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to train, and what it takes.
+
+    Attributes:
+        way: Strategy, quantisation and checkpointing.
+        memory: Of one device.
+        host_memory: Bytes of a machine's host memory.
+        checkpoint: Bytes of a checkpoint.
+        flops: Operations of an optimizer step.
+        traffic: Bytes that a device sends in a step.
+        time: Seconds of a step, None where the hardware's rate is unknown.
+        workload: What a process computes, in packs that may be smaller than usual.
+        has_small_packs: Whether they are.
+        problem: Why it does not fit; empty where it does.
+    """
+
+    way: Way
+    memory: Memory
+    host_memory: int
+    checkpoint: int
+    flops: Flops
+    traffic: int
+    time: StepTime | None
+    workload: Workload
+    has_small_packs: bool
+    problem: str
+
+    @property
+    def fits(self) -> bool:
+        """Whether devices and hosts have the memory."""
+        return not self.problem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a model can be trained on some hardware.
+
+    Attributes:
+        model: Its name.
+        inventory: What it consists of.
+        dtype: Type of its weights.
+        hardware: The devices.
+        workload: What a process computes in a step.
+        world_size: Processes.
+        candidates: All possible ways, the fastest first.
+        largest_pack: Tokens of the largest pack that the recommended way has memory for; they are
+            in the command where usual packs do not fit.
+        largest_batch: Examples of its largest contrastive batch; 65,536 for that and more.
+        command: The command that trains in the recommended way; empty without one.
+    """
+
+    model: str
+    inventory: Inventory
+    dtype: str
+    hardware: Hardware
+    workload: Workload
+    world_size: int
+    candidates: tuple[Candidate, ...]
+    largest_pack: int | None = None
+    largest_batch: int | None = None
+    command: str = ""
+
+    @property
+    def recommended(self) -> Candidate | None:
+        """The fastest way that fits."""
+        return next((c for c in self.candidates if c.fits), None)
+
+    @property
+    def nearest(self) -> Candidate:
+        """The way that takes the least memory of a device."""
+        return min(self.candidates, key=lambda candidate: candidate.memory.total)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `strategy=auto` becomes.
+
+    Attributes:
+        strategy: The strategy.
+        trainer: The trainer's settings with the checkpointing that it needs.
+        tokens_per_pack: `data.tokens_per_pack`, smaller than usual where only that fits.
+        candidate: What that takes.
+    """
+
+    strategy: StrategyConfig
+    trainer: TrainerConfig
+    tokens_per_pack: int | None
+    candidate: Candidate
+
+
+class Planner:
+    """Estimates ways to train one model.
+
+    Args:
+        config: The training.
+        hardware: The devices.
+        workload: What a process computes.
+
+    Raises:
+        ModelError: The model has no architecture and cannot be had.
+        ConfigError: The adapter does not fit it.
+    """
+
+    def __init__(self, config: TrainConfig, hardware: Hardware, workload: Workload) -> None:
+        self.config = config
+        self.hardware = hardware
+        self.workload = workload
+        self.world_size = config.trainer.devices * config.trainer.num_nodes
+        self.model = FakeModel(
+            config.model,
+            config.adapter,
+            Path(config.paths.cache_dir),
+            kind=hardware.kind,
+            precision=config.trainer.precision,
+        )
+        self._steps = StepEstimator(self.model, config, kind=hardware.kind)
+
+    def ways(self, fixed: Collection[str] = ()) -> list[Way]:
+        """Returns the possible ways, the fastest first (see `list_ways`).
+
+        Raises:
+            ConfigError: There is none.
+        """
+        return list_ways(
+            self.config, kind=self.hardware.kind, world_size=self.world_size, fixed=fixed
+        )
+
+    def memory(self, way: Way, workload: Workload | None = None) -> Memory:
+        """Returns what a device holds at the peak of a step, by part."""
+        step = self._steps.estimate(
+            workload or self.workload,
+            quantization=way.quantization,
+            checkpointing=way.checkpointing,
+        )
+        return self._spread(way).memory(step, self.hardware)
+
+    def candidate(self, way: Way) -> Candidate:
+        """Returns everything that a way takes."""
+        spread = self._spread(way)
+        workload = self._workload_that_fits(way)
+        memory = self.memory(way, workload)
+        host_memory = self._host_memory(spread, memory)
+        options: dict[str, Any] = {"checkpointing": way.checkpointing}
+        flops = count_flops(self.model.inventory, workload, world_size=self.world_size, **options)
+        traffic = count_traffic(spread, workload, **options)
+        return Candidate(
+            way=way,
+            memory=memory,
+            host_memory=host_memory,
+            checkpoint=spread.checkpoint,
+            flops=flops,
+            traffic=traffic,
+            time=estimate_time(
+                flops,
+                traffic,
+                self.hardware,
+                dtype=self.compute_dtype,
+                world_size=self.world_size,
+                num_nodes=self.config.trainer.num_nodes,
+            ),
+            workload=workload,
+            has_small_packs=workload is not self.workload,
+            problem=self._problem(memory.total, host_memory),
+        )
+
+    def _workload_that_fits(self, way: Way) -> Workload:
+        """Returns the work in usual packs, or in small ones where only these fit."""
+        usual, usable = self.workload, self.hardware.usable
+        memory = self.memory(way)
+        is_hopeless = memory.total - memory.activations > usable
+        if memory.total <= usable or is_hopeless or self.config.data.tokens_per_pack is not None:
+            return usual
+        small = usual.resized(pack_tokens=_SMALL_PACK)
+        return small if self.memory(way, small).total <= usable else usual
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of the matrix products."""
+        precision = self.config.trainer.precision
+        if precision == "32-true":
+            return self.model.dtype
+        return torch.float16 if precision == "16-mixed" else torch.bfloat16
+
+    def largest_pack(self, candidate: Candidate) -> int:
+        """Returns the most tokens of a pack that the devices have memory for.
+
+        All texts in one pack are enough. Memory is a convex curve in the tokens of a pack, so what
+        a chord says fits does fit, and a second chord from there comes close to the most.
+        """
+        way, work, usable = candidate.way, candidate.workload, self.hardware.usable
+        low, at_low = work.pack_tokens, candidate.memory.total
+        high = sum(pack.tokens for pack in work.packs)
+        at_high = self.memory(way, work.resized(pack_tokens=high)).total
+        if at_high <= usable:
+            return high
+        for _ in range(_NUM_CHORDS):
+            between = low + int((usable - at_low) / (at_high - at_low) * (high - low))
+            wider = work.resized(pack_tokens=max(low, between // _PACK_STEP * _PACK_STEP))
+            low, at_low = wider.pack_tokens, self.memory(way, wider).total
+        return low
+
+    def largest_batch(self, candidate: Candidate) -> int:
+        """Returns the most examples of a contrastive batch, of all processes, in these packs."""
+        now = self.config.data.global_batch_size // self.workload.num_batches
+        low, high = now, _MOST_EXAMPLES
+        while high - low > max(1, low // 64):
+            middle = (low + high) // 2
+            workload = candidate.workload.resized(factor=middle / now)
+            if self.memory(candidate.way, workload).total <= self.hardware.usable:
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _spread(self, way: Way) -> Spread:
+        return Spread(
+            self.model.inventory,
+            way.strategy,
+            self.config.trainer,
+            self.world_size,
+            way.quantization,
+        )
+
+    def _host_memory(self, spread: Spread, memory: Memory) -> int:
+        """Returns the bytes of a machine's memory, where all its processes are."""
+        devices = self.config.trainer.devices
+        if self.hardware.kind == "cpu":
+            return devices * memory.total
+        inventory = self.model.inventory
+        # Weights come one layer at a time, after what is outside the layers.
+        loading = inventory.outside.bytes + inventory.layer.bytes
+        return devices * (_HOST_FLOOR + loading + spread.offloaded)
+
+    def _problem(self, device: int, host: int) -> str:
+        usable, of_host = self.hardware.usable, self.hardware.host_memory
+        if device > usable:
+            return f"{(device - usable) / GIB:.1f} GiB too much for a device"
+        if self.hardware.kind == "cuda" and of_host is not None and host > of_host:
+            return f"{(host - of_host) / GIB:.1f} GiB too much for the host"
+        return ""
+
+
+def plan(config: PlanConfig, *, fixed: Collection[str] = (), arguments: Sequence[str] = ()) -> Plan:
+    """Returns how the configured model can be trained on the configured hardware.
+
+    Args:
+        config: The checked configuration.
+        fixed: Which of `ways.CHOICES` stay as configured; a strategy other than `auto` always does.
+        arguments: What the train command needs beside the way (`train_command.py`).
+
+    Raises:
+        EmbedllmError: Model, data or hardware cannot be had, or no way is possible.
+    """
+    planner = build_planner(config)
+    ways = planner.ways(fixed)
+    trainer = planner.config.trainer
+    made = Plan(
+        model=planner.config.model.name,
+        inventory=planner.model.inventory,
+        dtype=str(planner.model.dtype).removeprefix("torch."),
+        hardware=planner.hardware,
+        workload=planner.workload,
+        world_size=planner.world_size,
+        candidates=tuple(planner.candidate(way) for way in ways),
+    )
+    best = made.recommended
+    if best is None:
+        return made
+    largest_pack = planner.largest_pack(best)
+    return replace(
+        made,
+        largest_pack=largest_pack,
+        largest_batch=planner.largest_batch(best),
+        command=train_command(
+            best.way,
+            arguments,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            tokens_per_pack=largest_pack if best.has_small_packs else None,
+        ),
+    )
+
+
+def build_planner(config: PlanConfig) -> Planner:
+    """Returns the planner of a plan's configuration.
+
+    Raises:
+        EmbedllmError: Model, data or hardware cannot be had.
+    """
+    trainer = config.trainer
+    hardware = resolve_hardware(config.hardware, devices=trainer.devices)
+    world_size = trainer.devices * trainer.num_nodes
+    workload = find_workload(config, kind=hardware.kind, world_size=world_size)
+    return Planner(config.to_train_config(), hardware, workload)
+
+
+def choose_strategy(
+    config: TrainConfig, hardware: Hardware, *, workload: Workload | None = None
+) -> Choice:
+    """Returns what `strategy=auto` becomes: the fastest way that fits.
+
+    Quantisation stays as configured, and states are computed again at least as configured.
+
+    Args:
+        config: The training; with another strategy than `auto` only its checkpointing is chosen.
+        hardware: The devices.
+        workload: What a process computes; None for sentences of the usual length.
+
+    Raises:
+        ConfigError: No way fits; the message says by how much, and what would help.
+    """
+    planner = _planner_of(config, hardware, workload)
+    least = config.trainer.activation_checkpointing
+    ways = [
+        way
+        for way in planner.ways({"quantization"})
+        if CHECKPOINTING.index(way.checkpointing) >= CHECKPOINTING.index(least)
+    ]
+    candidates = []
+    for way in ways:
+        candidate = planner.candidate(way)
+        if candidate.fits:
+            trainer = replace(config.trainer, activation_checkpointing=way.checkpointing)
+            tokens = planner.largest_pack(candidate) if candidate.has_small_packs else None
+            tokens = tokens or config.data.tokens_per_pack
+            return Choice(way.strategy, trainer, tokens, candidate)
+        candidates.append(candidate)
+    nearest = min(candidates, key=lambda candidate: candidate.memory.total)
+    raise ConfigError(
+        f"{config.model.name} does not fit {planner.world_size} x {hardware.name} in any way; the "
+        f"nearest, {nearest.way}, is {nearest.problem}. Use more devices, another "
+        "model.quantization, a smaller data.tokens_per_pack or a smaller model "
+        "(python -m embedllm plan shows what fits)"
+    )
+
+
+def estimate_training(
+    config: TrainConfig, hardware: Hardware, *, workload: Workload | None = None
+) -> Candidate:
+    """Returns what a training takes exactly as it is configured, for a check before it starts.
+
+    Args:
+        config: The training; its strategy is not `auto`.
+        hardware: The devices.
+        workload: What a process computes; None for sentences of the usual length.
+
+    Raises:
+        ConfigError: Strategy, quantisation and adapter do not go together.
+    """
+    planner = _planner_of(config, hardware, workload)
+    [way] = planner.ways(CHOICES)
+    return planner.candidate(way)
+
+
+def _planner_of(config: TrainConfig, hardware: Hardware, workload: Workload | None) -> Planner:
+    world_size = config.trainer.devices * config.trainer.num_nodes
+    if workload is None:
+        lengths = assume_lengths(config.prompt, PlanOptionsConfig())
+        workload = assume_workload(config, lengths, kind=hardware.kind, world_size=world_size)
+    return Planner(config, hardware, workload)
