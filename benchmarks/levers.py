@@ -62,19 +62,6 @@ def usual_layers(encoder: SentenceEncoder, fast: type[nn.Module], usual: type[nn
 
 
 @contextmanager
-def everywhere(encoder: SentenceEncoder) -> Any:
-    """Computes the whole last layer."""
-    embedder = encoder.embedder
-    # A cached property: what was found out by trying.
-    kept = embedder.can_read_early
-    embedder.__dict__["can_read_early"] = False
-    try:
-        yield
-    finally:
-        embedder.__dict__["can_read_early"] = kept
-
-
-@contextmanager
 def rows_for_themselves(encoder: SentenceEncoder) -> Any:
     """Shares the common prefix alone."""
     kept = encoder.embedder.can_share_trie
@@ -88,14 +75,14 @@ def rows_for_themselves(encoder: SentenceEncoder) -> Any:
 ENCODE_SWITCHES: dict[str, Callable[[SentenceEncoder], Any]] = {
     "beginnings that some share (trie)": rows_for_themselves,
     "all shared beginnings (prefix and trie)": lambda e: changed(e, share_prefix=False),
-    "last layer only where it is read": everywhere,
+    "last layer only where it is read": lambda e: changed(e.embedder, may_read_early=False),
     "linear layers through oneDNN": partial(usual_layers, fast=OneDnnLinear, usual=nn.Linear),
     "packs that fit the processor's cache": lambda e: changed(e, tokens_per_batch=8192),
     "windows in dictionary order": lambda e: changed(encoder_module, _WINDOW=64),
 }
 TRAIN_SWITCHES: dict[str, Callable[[SentenceEncoder], Any]] = {
     "beginnings that some share (trie)": rows_for_themselves,
-    "last layer only where it is read": everywhere,
+    "last layer only where it is read": lambda e: changed(e.embedder, may_read_early=False),
     "linear layers through oneDNN": partial(usual_layers, fast=OneDnnLinear, usual=nn.Linear),
     "dropout from few random bits": partial(usual_layers, fast=FewBitsDropout, usual=nn.Dropout),
 }

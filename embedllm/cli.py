@@ -41,6 +41,9 @@ COMMANDS: dict[str, Command] = {
     "profile": Command(
         "embedllm.profiling.command:run_profile", "show where a step's time and memory go"
     ),
+    "plan": Command(
+        "embedllm.planning.command:run_plan", "say what fits some hardware, and how to train it"
+    ),
     "results": Command(
         "embedllm.evaluation.results_command:run_results", "list and filter the results store"
     ),

@@ -27,6 +27,7 @@ from embedllm.config import (
     EncodeConfig,
     EvaluateConfig,
     LayersConfig,
+    PlanConfig,
     ProfileConfig,
     ReportConfig,
     ResultsConfig,
@@ -35,6 +36,8 @@ from embedllm.config import (
 )
 from embedllm.errors import ConfigError, EmbedllmError
 from embedllm.invocation import Invocation
+from embedllm.log import process_number
+from embedllm.ranks import default_run_name
 
 __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
 
@@ -47,6 +50,7 @@ _SCHEMAS: dict[str, type[Any]] = {
     "layers": LayersConfig,
     "encode": EncodeConfig,
     "profile": ProfileConfig,
+    "plan": PlanConfig,
     "results": ResultsConfig,
     "report": ReportConfig,
 }
@@ -58,6 +62,7 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
+    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
 
 
 def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
@@ -76,6 +81,9 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
     # Three more attempts against an unreachable hub help nobody; one answer in time does.
     os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", "10")
 
+    if process_number() > 0:
+        # One rank keeps the files of a run; the others speak on the console alone.
+        sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=console"]
     is_composed = False
 
     def job(config: DictConfig) -> None:
@@ -98,13 +106,13 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
             # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
             if hydra_config.mode == RunMode.MULTIRUN:
                 raise
-            _leave(str(error), error.exit_code)
+            _leave_with(error)
 
     main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
     try:
         main()
     except EmbedllmError as error:
-        _leave(str(error), error.exit_code)
+        _leave_with(error)
     except (HydraException, OmegaConfBaseException) as error:
         _leave(explain(error, _SCHEMAS[config_name]), ConfigError.exit_code)
     except OSError as error:
@@ -207,6 +215,20 @@ def _data_dir(relative: str = "") -> str | None:
 def _cache_dir() -> str:
     """Resolver `${cache_dir:}`: EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
     return os.environ.get("EMBEDLLM_CACHE_DIR") or str(Path.home() / ".cache" / "embedllm")
+
+
+def _run_name() -> str:
+    """Resolver `${run_name:}`: the time of the start or the number of the job, for all ranks."""
+    return default_run_name()
+
+
+def _leave_with(error: EmbedllmError) -> None:
+    """Ends the process; what rank 0 says, or has said, the others do not repeat."""
+    rank = process_number()
+    is_said = isinstance(error, ConfigError) or getattr(error, "is_said", False)
+    if rank and is_said:
+        sys.exit(error.exit_code)
+    _leave(f"rank {rank}: {error}" if rank else str(error), error.exit_code)
 
 
 def _leave(message: str, code: int) -> None:

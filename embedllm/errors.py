@@ -36,3 +36,18 @@ class CheckpointError(EmbedllmError):
 
 class ResultError(EmbedllmError):
     """A result does not fit the schema, or the results store cannot be read or written."""
+
+
+class PeerError(EmbedllmError):
+    """Another process of the same run ended, failed or does not answer.
+
+    Args:
+        message: What happened.
+        exit_code: That of the other process, when it says itself what went wrong; None when it
+            says nothing.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.is_said = exit_code is not None
+        self.exit_code = 3 if exit_code is None else exit_code

@@ -13,12 +13,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def process_number() -> int:
+    """Returns the rank that torchrun or srun gave this process, without loading torch."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
+
+
 class _RankFilter(logging.Filter):
     """Adds the rank to records; below warning level only rank 0 passes."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) or 0)
-        record.rank = rank
+        record.rank = rank = process_number()
         return rank == 0 or record.levelno >= logging.WARNING
 
 
@@ -60,10 +64,15 @@ def quiet_libraries() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    # peft loads it with any LoRA; it misses kernels that quantised layers alone would use.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # Our loader makes its batches ahead, on a thread of its own.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")
     warnings.filterwarnings("ignore", ".*will save all targets and predictions in the buffer.*")
     warnings.filterwarnings("ignore", ".*`is_gradient_checkpointing` is deprecated.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
+    warnings.filterwarnings("ignore", ".*FSDP2-wrapped module .* returned a view tensor.*")
+    warnings.filterwarnings("ignore", ".*torch.distributed.* is deprecated.*")
     warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists and is not empty.*")

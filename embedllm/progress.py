@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from embedllm.log import error_console, get_logger
+from embedllm.log import error_console, get_logger, process_number
 
 _log = get_logger(__name__)
 _LOG_EVERY_SECONDS = 20.0
@@ -67,7 +67,8 @@ def rich_bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
         TimeRemainingColumn(),
     )
     console = error_console()
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    is_shown = console.is_terminal and process_number() == 0
+    with Progress(*columns, console=console, disable=not is_shown) as bars:
         task = bars.add_task(label, total=total, rate="")
 
         def advance(count: int) -> None:

@@ -15,6 +15,8 @@ _LIBRARIES = (
     "transformers",
     "tokenizers",
     "peft",
+    "bitsandbytes",
+    "deepspeed",
     "pytorch-lightning",
     "torchmetrics",
     "datasets",

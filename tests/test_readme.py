@@ -22,8 +22,9 @@ def _commands() -> list[str]:
     commands = []
     for page in [*PAGES, *sorted((ROOT / "conf").rglob("*.yaml"))]:
         for line in page.read_text(encoding="utf-8").splitlines():
-            text = line.strip().removeprefix("# ").strip()
+            text = line.strip().removeprefix("# ").rstrip("\\").strip()
             text = re.sub(r"^(\w+=\S+ )+(?=python )", "", text)
+            text = re.sub(r"^(torchrun( --\S+ \d+)*|srun python) (?=\w+\.py)", "python ", text)
             if page.suffix == ".yaml" and not line.startswith("#"):
                 continue
             match = re.match(r"python (train\.py|evaluate\.py|-m embedllm [a-z]+).*", text)
@@ -34,7 +35,7 @@ def _commands() -> list[str]:
 
 def _names(config_name: str) -> list[str]:
     """Defaults of these hold the choice of the model, known to a command that runs, not here."""
-    if config_name in ("results", "report", "encode", "profile"):
+    if config_name in ("results", "report", "encode", "profile", "plan"):
         return []
     return ["run_name=x", *(["save_as=x"] if config_name == "search" else [])]
 

@@ -32,6 +32,7 @@ from embedllm.config.groups import (
     StrategyConfig,
     TrainerConfig,
 )
+from embedllm.config.plan import HardwareConfig, PlanConfig, PlanOptionsConfig
 from embedllm.config.profile import ProfileConfig, ProfileOptionsConfig
 from embedllm.config.report import ReportConfig
 from embedllm.config.results import ResultFilterConfig, ResultsConfig
@@ -51,11 +52,14 @@ __all__ = [
     "EvaluateConfig",
     "EvaluationConfig",
     "HalvingConfig",
+    "HardwareConfig",
     "LayersConfig",
     "LoggerConfig",
     "LossConfig",
     "ModelConfig",
     "PathsConfig",
+    "PlanConfig",
+    "PlanOptionsConfig",
     "ProbeConfig",
     "ProfileConfig",
     "ProfileOptionsConfig",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,33 @@ from embedllm.config.groups import (
     StrategyConfig,
     TrainerConfig,
 )
+from embedllm.config.quantization import check_quantized_adapter
 from embedllm.errors import ConfigError
 
 MAX_SEED = 2**32 - 1  # numpy's
 # What Hydra takes for the name of an option; no part begins with a dot, so none leads out.
 _PROMPT_NAME = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)*(?<!\.yaml)")
+
+
+def check_processes(strategy: StrategyConfig, num_processes: int) -> None:
+    """Refuses several processes that would each do the whole work alone.
+
+    Args:
+        strategy: How the work is spread.
+        num_processes: Processes that the configuration asks for.
+
+    Raises:
+        ConfigError: `strategy=single` with more than one process.
+    """
+    started = int(os.environ.get("WORLD_SIZE") or 1)
+    if strategy.name == "single" and max(started, num_processes) > 1:
+        cause = f"started with {started} processes (WORLD_SIZE)"
+        if started == 1:
+            cause = f"asked for {num_processes} processes (devices, num_nodes)"
+        raise ConfigError(
+            f"strategy=single was {cause}; every rank would do the whole work alone. Use one "
+            "process, or strategy=ddp, fsdp2, deepspeed_zero1, deepspeed_zero2 or deepspeed_zero3"
+        )
 
 
 @dataclass
@@ -39,7 +62,8 @@ class TrainConfig:
     seed: int = 42
     """Seed of data order, adapter initialisation and dropout."""
     resume: str = "auto"
-    """`auto` continues a run folder that has checkpoints; `never` refuses to touch one."""
+    """`auto` continues a run folder that has checkpoints; `never` refuses to touch one; `adapt`
+    continues one also with another strategy or another number of processes."""
     model: ModelConfig = MISSING
     adapter: AdapterConfig = MISSING
     prompt: PromptConfig = MISSING
@@ -53,9 +77,17 @@ class TrainConfig:
     paths: PathsConfig = MISSING
 
     def __post_init__(self) -> None:
-        one_of("resume", self.resume, ("auto", "never"))
+        one_of("resume", self.resume, ("auto", "never", "adapt"))
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed={self.seed} is out of range; it must be 0 to {MAX_SEED}")
+        check_processes(self.strategy, self.trainer.devices * self.trainer.num_nodes)
+        checkpointing = self.trainer.activation_checkpointing
+        if self.strategy.stage == 3 and checkpointing in ("layers", "all"):
+            raise ConfigError(
+                f"trainer.activation_checkpointing={checkpointing} does not work with ZeRO 3, "
+                "which loses track of the weights of a layer that is computed again; use "
+                "trainer.activation_checkpointing=packs, or strategy=fsdp2"
+            )
         if Path(self.run_name).name != self.run_name or self.run_name in ("", ".", ".."):
             raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
         batch, parts = self.data.global_batch_size, self.trainer.accumulate_grad_batches
@@ -69,6 +101,7 @@ class TrainConfig:
                 "adapter.method=none leaves nothing to train; use adapter=lora or adapter=full, "
                 "or evaluate.py to score a model as it is"
             )
+        check_quantized_adapter(self.model.quantization, self.adapter.method)
         if self.adapter.method == "full" and self.model.dtype == "float16":
             raise ConfigError(
                 "adapter=full with model.dtype=float16 has no float32 copy of the weights; "
@@ -100,15 +133,21 @@ class EvaluateConfig:
     """Name of the result's folder under paths.output_dir."""
     seed: int = 42
     """Seed of the transfer tasks' folds and classifiers; the STS tasks draw no random numbers."""
+    devices: int = 1
+    """Processes on this machine, one for each GPU, which share the sentences; torchrun and srun
+    set it by themselves."""
     adapter_path: str | None = None
     """Adapter folder. It brings its own base model, prompt, clean-up, pooling and layer."""
     model: ModelConfig = MISSING
     prompt: PromptConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     probe: ProbeConfig = MISSING
+    strategy: StrategyConfig = MISSING
     paths: PathsConfig = MISSING
 
     def __post_init__(self) -> None:
+        at_least("devices", self.devices, 1)
+        check_processes(self.strategy, self.devices)
         if not self.evaluation.tasks:
             raise ConfigError(
                 "evaluation.tasks is empty; use evaluation=sts, transfer, full, sts-dev or sample"

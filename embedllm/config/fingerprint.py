@@ -11,11 +11,14 @@ from embedllm.config.commands import TrainConfig
 
 _MAX_SHOWN = 5
 # Keys that change where or what is reported but not what is trained.
-_NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger")
+_NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger", "strategy")
 _NOT_IN_FINGERPRINT_NESTED = {
     "trainer": (
         "log_every_n_steps",
         "checkpoint_every_n_steps",
+        # How a run is spread stands in its checkpoints.
+        "devices",
+        "num_nodes",
         # The numbers stay the same, so a run that has no memory left can go on with it.
         "activation_checkpointing",
     ),

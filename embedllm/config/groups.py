@@ -9,7 +9,6 @@ and refuse command-line overrides.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -28,7 +27,11 @@ PROTOCOLS = ("paper", "mteb")
 PROBES = ("logistic", "senteval")
 LR_SCHEDULES = ("linear", "cosine", "constant_with_warmup")
 ACTIVATION_CHECKPOINTING = ("none", "packs", "layers", "all")
+DROPOUT_BY = ("auto", "token", "pack")
 ACCELERATORS = ("auto", "cpu", "gpu")
+QUANTIZATIONS = ("none", "nf4", "int8")
+STRATEGIES = ("single", "ddp", "deepspeed", "fsdp2", "auto")
+OFFLOADS = ("none", "cpu", "nvme")
 
 
 @dataclass
@@ -51,6 +54,9 @@ class ModelConfig:
     """Tokenizer name or folder, default `name`; `bundled` is a small BPE made from sample text."""
     dtype: str = "auto"
     """Type of the weights; `auto` is bfloat16 on CUDA devices that have it, float32 elsewhere."""
+    quantization: str = "none"
+    """`nf4` (4 bits, double quantisation) or `int8` for the frozen base, by bitsandbytes. Norms,
+    embeddings and adapter keep their type, and products are computed in `dtype`."""
     pooling: str = "last"
     """`last` real token (PromptEOL), `mean` over real tokens, or `weighted_mean` (later = more)."""
     layer: int = -1
@@ -67,6 +73,7 @@ class ModelConfig:
         one_of("model.init", self.init, ("pretrained", "random"))
         at_least("model.init_seed", self.init_seed, 0)
         one_of("model.dtype", self.dtype, DTYPES)
+        one_of("model.quantization", self.quantization, QUANTIZATIONS)
         one_of("model.pooling", self.pooling, POOLINGS)
         at_least("model.token_prepending_layers", self.token_prepending_layers, 0)
         if self.layer == 0:
@@ -230,9 +237,19 @@ class TrainerConfig:
     """Lightning precision of training."""
     accelerator: str = "auto"
     """Lightning accelerator: auto, cpu, gpu."""
+    devices: int = 1
+    """Processes on each machine, one for each GPU. More than one needs `strategy=ddp` or another
+    that spreads the work; torchrun and srun set it by themselves."""
+    num_nodes: int = 1
+    """Machines. More than one needs torchrun or srun to start the processes."""
     share_prefix: bool = True
-    """Compute what all texts of a batch begin with (the template, demonstrations) once, and its
-    gradient too. The same numbers; with dropout, one draw for the shared part of all texts."""
+    """Compute what texts of a batch begin with alike (the template, demonstrations) once, and its
+    gradient too. The same numbers; dropout by `pack` has one draw for a shared part instead of one
+    for each text."""
+    dropout_by: str = "auto"
+    """What dropout draws by: `token`, so that the numbers do not depend on packing, sharing or the
+    number of processes; `pack`, from torch's generator, which is faster on GPUs; `auto` is `token`
+    on a CPU and `pack` on a GPU."""
     activation_checkpointing: str = "none"
     """States that are computed again in the backward pass instead of kept: `none`; `packs`, whose
     memory does not grow with the batch; `layers`, for models whose single pack is too large; or
@@ -246,11 +263,14 @@ class TrainerConfig:
         one_of("trainer.precision", self.precision, PRECISIONS)
         one_of("trainer.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
+        one_of("trainer.dropout_by", self.dropout_by, DROPOUT_BY)
         one_of(
             "trainer.activation_checkpointing",
             self.activation_checkpointing,
             ACTIVATION_CHECKPOINTING,
         )
+        at_least("trainer.devices", self.devices, 1)
+        at_least("trainer.num_nodes", self.num_nodes, 1)
         at_least("trainer.max_epochs", self.max_epochs, 1)
         at_least("trainer.max_steps", self.max_steps, 1)
         at_least("trainer.learning_rate", self.learning_rate, 0, strictly=True)
@@ -270,19 +290,54 @@ class TrainerConfig:
 
 @dataclass
 class StrategyConfig:
-    """How the work is spread over processes."""
+    """How the work, and the model, are spread over processes."""
 
     name: str = "single"
-    """`single`: one process, one device."""
+    """`single`: one process; `ddp`: every process holds the model; `deepspeed`: ZeRO; `fsdp2`:
+    torch's sharding of the model; `auto`: the fastest that fits, as the planner finds it."""
+    stage: int | None = None
+    """ZeRO stage: 1 shards the optimizer's state, 2 the gradients too, 3 the weights too."""
+    offload: str = "none"
+    """`cpu` keeps the optimizer's state (and with stage 3 the weights) in host memory, `nvme` the
+    same on a disk (stage 3 alone)."""
+    nvme_path: str | None = None
+    """Folder on that disk."""
+    timeout_seconds: int = 600
+    """How long a process waits for the others before it ends with a message."""
 
     def __post_init__(self) -> None:
-        one_of("strategy.name", self.name, ("single",))
-        world_size = int(os.environ.get("WORLD_SIZE", "1") or 1)
-        if self.name == "single" and world_size > 1:
+        one_of("strategy.name", self.name, STRATEGIES)
+        one_of("strategy.offload", self.offload, OFFLOADS)
+        at_least("strategy.timeout_seconds", self.timeout_seconds, 1)
+        if self.name != "deepspeed":
+            if self.stage is not None or self.offload != "none":
+                raise ConfigError(
+                    f"strategy.stage and strategy.offload belong to DeepSpeed, not to "
+                    f"strategy.name={self.name}; use strategy=deepspeed_zero1, deepspeed_zero2, "
+                    "deepspeed_zero3, deepspeed_zero2_offload or deepspeed_zero3_offload"
+                )
+            return
+        if self.stage not in (1, 2, 3):
+            raise ConfigError(f"strategy.stage={self.stage} is not a ZeRO stage; use 1, 2 or 3")
+        if self.offload != "none" and self.stage < 2:
+            raise ConfigError("strategy.offload needs strategy.stage=2 or 3")
+        if self.offload == "nvme" and (self.stage != 3 or not self.nvme_path):
             raise ConfigError(
-                f"strategy=single was started with {world_size} processes (WORLD_SIZE); "
-                "start one process, or every rank would train the same model alone"
+                "strategy.offload=nvme needs strategy.stage=3 and strategy.nvme_path=FOLDER"
             )
+
+    @property
+    def shards_weights(self) -> bool:
+        """Whether a process holds a part of the weights alone."""
+        return self.name == "fsdp2" or self.stage == 3
+
+    @property
+    def title(self) -> str:
+        """Name for people: `deepspeed_zero3_offload`."""
+        if self.name != "deepspeed":
+            return self.name
+        suffix = {"none": "", "cpu": "_offload", "nvme": "_nvme"}[self.offload]
+        return f"deepspeed_zero{self.stage}{suffix}"
 
 
 @dataclass

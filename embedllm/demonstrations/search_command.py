@@ -23,17 +23,19 @@ from embedllm.demonstrations.search_report import SearchOutcome, report, saved_p
 from embedllm.demonstrations.search_work import Need, OrderedPairs, UnitWorker
 from embedllm.demonstrations.sets import load_demonstrations
 from embedllm.demonstrations.unit_store import UnitStore, prompt_key, store_identity
-from embedllm.distributed import current_rank, use_device_of
+from embedllm.distributed import use_device_of
 from embedllm.errors import ConfigError
 from embedllm.evaluation.run import load_configured_tasks
 from embedllm.evaluation.tasks import PairTask, fingerprint_task
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, quiet_libraries
-from embedllm.models.backbone import resolve_device, resolve_dtype
+from embedllm.models.backbone import resolve_device
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_encoder
+from embedllm.models.quantization import describe_dtype
 from embedllm.progress import progress_bar
 from embedllm.prompts.template import build_prompt
+from embedllm.ranks import current_rank
 from embedllm.versions import git_revision
 
 _log = get_logger(__name__)
@@ -67,7 +69,7 @@ def run_search(config: SearchConfig, invocation: Invocation) -> None:
     use_device_of(rank)
     pairs = OrderedPairs(task, seed=config.seed)
     device = resolve_device()
-    dtype = str(resolve_dtype(config.model.dtype, device)).removeprefix("torch.")
+    dtype = describe_dtype(config.model, device)
     identity = store_identity(
         config.model,
         dtype=dtype,

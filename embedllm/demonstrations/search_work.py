@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from embedllm.config import PromptConfig
 from embedllm.demonstrations.pair_order import build_pair_order
 from embedllm.demonstrations.unit_store import UnitStore, prompt_key
-from embedllm.distributed import Rank
 from embedllm.errors import CheckpointError
 from embedllm.evaluation.metrics import cosine_similarity_pairs, spearman
 from embedllm.evaluation.tasks import PairTask
@@ -27,6 +26,7 @@ from embedllm.log import get_logger
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.progress import progress_bar
 from embedllm.prompts.template import build_prompt
+from embedllm.ranks import Rank
 
 _log = get_logger(__name__)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from embedllm.config import EncodeConfig, fingerprint
-from embedllm.distributed import Rank, current_rank, use_device_of
+from embedllm.distributed import use_device_of
 from embedllm.encoding.index import RecordIndex, load_or_build_index, read_index
 from embedllm.encoding.inputs import open_inputs
 from embedllm.encoding.manifest import Manifest, describe_settings, refuse_file
@@ -18,11 +18,13 @@ from embedllm.encoding.shards import ShardFolder
 from embedllm.encoding.work import ShardWorker
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, quiet_libraries
-from embedllm.models.backbone import load_model_config, resolve_device, resolve_dtype
+from embedllm.models.backbone import load_model_config, resolve_device
 from embedllm.models.configured import EncoderChoice, choose_encoder
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.models.quantization import describe_dtype
 from embedllm.models.vector_cache import checksum_weights
 from embedllm.prompts.template import build_more_prompts, build_prompt
+from embedllm.ranks import Rank, current_rank
 
 _log = get_logger(__name__)
 
@@ -61,7 +63,7 @@ def run_encode(config: EncodeConfig, invocation: Invocation) -> None:
         config,
         choice,
         files,
-        dtype=str(resolve_dtype(choice.model.dtype, device)).removeprefix("torch."),
+        dtype=describe_dtype(choice.model, device),
         device=device.type,
     )
     folder = ShardFolder(output, suffix=config.format, dtype=config.dtype)

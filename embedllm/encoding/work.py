@@ -16,7 +16,6 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from embedllm.distributed import Rank
 from embedllm.encoding.index import RecordIndex, read_shard
 from embedllm.encoding.manifest import Manifest
 from embedllm.encoding.row_files import RowFile
@@ -26,6 +25,7 @@ from embedllm.log import get_logger
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.packing import default_pack_tokens
 from embedllm.progress import progress_bar
+from embedllm.ranks import Rank
 
 _log = get_logger(__name__)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedllm.config import EvaluateConfig
 from embedllm.invocation import Invocation
+from embedllm.launch import launch, needs_launch
 from embedllm.log import get_logger, quiet_libraries
+
+if TYPE_CHECKING:
+    from embedllm.evaluation.scores import EvaluationResult
 
 _log = get_logger(__name__)
 
@@ -26,7 +32,24 @@ def run_evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     quiet_libraries()
     from rich.console import Console
 
+    from embedllm.distributed import joined
     from embedllm.evaluation.report import print_scores
+
+    if needs_launch(devices=config.devices, num_nodes=1):
+        launch(sys.argv[0], invocation, run_name=config.run_name, num_processes=config.devices)
+        return
+    is_zero = config.strategy.name == "deepspeed"
+    with joined(timeout_seconds=config.strategy.timeout_seconds, even_alone=is_zero) as rank:
+        name, result, path = _evaluate(config, invocation)
+    if rank.is_main:
+        console = Console()
+        print_scores(console, {name: result})
+        console.print(f"results: {path}", soft_wrap=True)
+
+
+def _evaluate(config: EvaluateConfig, invocation: Invocation) -> tuple[str, EvaluationResult, Path]:
+    """Returns the name of what was scored, its scores, and where they are written."""
+    from embedllm.distributed import main_first, main_only
     from embedllm.evaluation.run import (
         Origin,
         load_configured_suite,
@@ -34,28 +57,33 @@ def run_evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         score_and_record,
     )
     from embedllm.files import write_json
-    from embedllm.models.backbone import resolve_device
+    from embedllm.models.backbone import load_model_config, resolve_device
     from embedllm.models.configured import choose_encoder
+    from embedllm.models.spreading import spread_for_use
     from embedllm.results import append_result
 
-    tasks = load_configured_suite(config.evaluation)
+    tasks = main_first(lambda: load_configured_suite(config.evaluation))
     origin = Origin.of(invocation, script="evaluate.py", run_name=config.run_name)
     cache_dir = Path(config.paths.cache_dir)
-    choice = choose_encoder(
-        config.model,
-        config.prompt,
-        adapter_path=config.adapter_path,
-        overrides=invocation.overrides,
+    choice = main_first(
+        lambda: choose_encoder(
+            config.model,
+            config.prompt,
+            adapter_path=config.adapter_path,
+            overrides=invocation.overrides,
+        )
     )
     if not choice.is_model_chosen:
         origin = replace(origin, model_choice=None)
+    device = resolve_device()
+    # Rank 0 first: what is downloaded or converted is there for the others.
+    main_first(lambda: load_model_config(choice.model, cache_dir))
     encoder = choice.load(
-        cache_dir,
-        device=resolve_device(),
-        tokens_per_batch=config.evaluation.tokens_per_batch,
+        cache_dir, device=device, tokens_per_batch=config.evaluation.tokens_per_batch
     )
     _log.info("prompt in use: %s", encoder.describe())
     prepare_encoder(encoder, config.evaluation, cache_dir)
+    spread_for_use(encoder.embedder, config.strategy, device)
     result, record = score_and_record(
         encoder,
         tasks,
@@ -68,10 +96,12 @@ def run_evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         prompt=choice.prompt,
         adapter=choice.adapter,
     )
-    # The run's own file first: should the store refuse the record, nothing is lost.
     path = invocation.folder / "results.json"
-    write_json(path, record)
-    append_result(Path(config.paths.results_dir), record)
-    console = Console()
-    print_scores(console, {(choice.adapter or Path(choice.model.name)).name: result})
-    console.print(f"results: {path}", soft_wrap=True)
+
+    def write() -> None:
+        # The run's own file first: should the store refuse the record, nothing is lost.
+        write_json(path, record)
+        append_result(Path(config.paths.results_dir), record)
+
+    main_only(write)
+    return (choice.adapter or Path(choice.model.name)).name, result, path

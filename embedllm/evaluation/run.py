@@ -13,9 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedllm.config import EvaluationConfig, ModelConfig, ProbeConfig, PromptConfig
+from embedllm.distributed import main_only, share_from_main
 from embedllm.evaluation.readers import Layout
 from embedllm.evaluation.scores import EvaluationResult
-from embedllm.evaluation.suite import Task, evaluate_suite, fingerprint_suite, load_suite
+from embedllm.evaluation.shared import SharedEncoder
+from embedllm.evaluation.suite import (
+    Task,
+    encode_suite,
+    fingerprint_suite,
+    load_suite,
+    score_suite,
+)
 from embedllm.evaluation.tasks import PairTask, Verify, load_tasks
 from embedllm.files import sha256_of
 from embedllm.invocation import Invocation
@@ -133,6 +141,8 @@ def score_and_record(
 ) -> tuple[EvaluationResult, dict[str, Any]]:
     """Returns the scores, and the record of `result_schema.json` with all that repeats them.
 
+    Of several ranks each encodes a part of the sentences, rank 0 scores, and all get the result.
+
     Args:
         encoder: What is scored.
         tasks: The tasks; their checksums are recorded.
@@ -146,33 +156,38 @@ def score_and_record(
         adapter: Folder of the adapter, None for the base model as it is.
     """
     start = time.perf_counter()
-    result = evaluate_suite(_Labelled(encoder, label), tasks, config, probe=probe, seed=seed)
-    scores = result.to_dict()
-    for task in scores["tasks"].values():
-        # With `counts` the texts may be others, so the score is marked.
-        task["details"]["verify"] = config.verify
-    record = {
-        "schema": SCHEMA_VERSION,
-        "kind": "evaluation",
-        "run_name": origin.run_name,
-        "label": origin.label,
-        "model": asdict(model),
-        "model_choice": origin.model_choice,
-        "adapter": str(adapter) if adapter else None,
-        # This file holds the checksums of all others, so its own identifies the adapter.
-        "adapter_sha256": sha256_of(adapter / "embedllm.json") if adapter else None,
-        "prompt": asdict(prompt),
-        "dtype": encoder.dtype,
-        "tasks": scores["tasks"],
-        "averages": scores["averages"],
-        "data": fingerprint_suite(tasks),
-        "seed": seed,
-        "seconds": round(time.perf_counter() - start, 2),
-        "timing": scores["timing"],
-        "versions": library_versions(),
-        "hardware": hardware(),
-        "git_revision": git_revision(),
-        "command": list(origin.command),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    return result, record
+    vectors = encode_suite(SharedEncoder(_Labelled(encoder, label)), tasks)
+
+    def score() -> tuple[EvaluationResult, dict[str, Any]]:
+        result = score_suite(vectors, tasks, config, probe=probe, seed=seed)
+        scores = result.to_dict()
+        for task in scores["tasks"].values():
+            # With `counts` the texts may be others, so the score is marked.
+            task["details"]["verify"] = config.verify
+        record = {
+            "schema": SCHEMA_VERSION,
+            "kind": "evaluation",
+            "run_name": origin.run_name,
+            "label": origin.label,
+            "model": asdict(model),
+            "model_choice": origin.model_choice,
+            "adapter": str(adapter) if adapter else None,
+            # This file holds the checksums of all others, so its own identifies the adapter.
+            "adapter_sha256": sha256_of(adapter / "embedllm.json") if adapter else None,
+            "prompt": asdict(prompt),
+            "dtype": encoder.dtype,
+            "tasks": scores["tasks"],
+            "averages": scores["averages"],
+            "data": fingerprint_suite(tasks),
+            "seed": seed,
+            "seconds": round(time.perf_counter() - start, 2),
+            "timing": scores["timing"],
+            "versions": library_versions(),
+            "hardware": hardware(),
+            "git_revision": git_revision(),
+            "command": list(origin.command),
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        return result, record
+
+    return share_from_main(main_only(score))

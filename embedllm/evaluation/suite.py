@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -123,6 +124,30 @@ def evaluate_suite(
         DataError: a class has too few examples for the folds.
         ModelError: a vector of a transfer task has a NaN or an infinity.
     """
+    return score_suite(encode_suite(encoder, tasks), tasks, config, probe=probe, seed=seed)
+
+
+@dataclass(frozen=True)
+class SuiteVectors:
+    """The vectors of all sentences of some tasks.
+
+    Attributes:
+        vectors: Looks them up.
+        num_sentences: Sentences, counted as often as they occur.
+        seconds: How long encoding took.
+    """
+
+    vectors: KnownVectors
+    num_sentences: int
+    seconds: float
+
+
+def encode_suite(encoder: Encoder, tasks: Sequence[Task]) -> SuiteVectors:
+    """Returns the vectors of all sentences of the tasks, with one call of the encoder.
+
+    Raises:
+        ConfigError: there are no tasks, or two have one name.
+    """
     names = [task.name for task in tasks]
     if not names or len(set(names)) != len(names):
         raise ConfigError(
@@ -131,7 +156,20 @@ def evaluate_suite(
     sentences = [sentence for task in tasks for sentence in _sentences_of(task)]
     start = time.monotonic()
     vectors = KnownVectors(encoder, sentences)
-    timing: dict[str, object] = {"encode": round(time.monotonic() - start, 2)}
+    return SuiteVectors(vectors, len(sentences), time.monotonic() - start)
+
+
+def score_suite(
+    encoded: SuiteVectors,
+    tasks: Sequence[Task],
+    config: EvaluationConfig,
+    *,
+    probe: ProbeConfig,
+    seed: int,
+) -> EvaluationResult:
+    """Returns the scores of tasks whose sentences are encoded; otherwise as `evaluate_suite`."""
+    vectors = encoded.vectors
+    timing: dict[str, object] = {"encode": round(encoded.seconds, 2)}
     scores: dict[str, TaskScore] = {}
     pair_tasks = [task for task in tasks if isinstance(task, PairTask)]
     if pair_tasks:
@@ -154,7 +192,7 @@ def evaluate_suite(
     if seconds:
         timing["tasks"] = seconds
     ordered = tuple(scores[task.name] for task in tasks)
-    return EvaluationResult(ordered, len(sentences), len(vectors), timing)
+    return EvaluationResult(ordered, encoded.num_sentences, len(vectors), timing)
 
 
 def _score_transfer(

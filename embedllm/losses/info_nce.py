@@ -52,15 +52,18 @@ class InfoNCE(nn.Module):
         positives_ND: Tensor,
         negatives_MD: Tensor | None = None,
         negative_owner_M: Tensor | None = None,
+        *,
+        first: int = 0,
     ) -> ContrastiveOutput:
         """Returns the loss of one contrastive batch.
 
         Args:
-            anchors_ND: Anchors.
-            positives_ND: Row i is the positive of anchor i.
+            anchors_ND: Anchors; of a batch that several ranks share, those that this one scores.
+            positives_ND: Row `first` + i is the positive of anchor i.
             negatives_MD: Hard negatives of the whole batch; any number per anchor.
-            negative_owner_M: For each hard negative the row of its anchor; needed only when
+            negative_owner_M: For each hard negative the row of its positive; needed only when
                 `hard_negative_weight` is not 0.
+            first: Row of the first anchor's positive.
 
         Similarities are computed in float32 at least, whatever the inputs are: lower precision
         creates ties.
@@ -76,10 +79,11 @@ class InfoNCE(nn.Module):
         if self.hard_negative_weight and negatives_MD is not None:
             if negative_owner_M is None:
                 raise ValueError("hard_negative_weight needs negative_owner_M")
-            own = F.one_hot(negative_owner_M, num_anchors).T.to(logits.dtype)
-            bonus = torch.cat([logits.new_zeros(num_anchors, num_anchors), own], dim=1)
+            anchor_N = torch.arange(first, first + num_anchors, device=logits.device)
+            own = (anchor_N.unsqueeze(1) == negative_owner_M).to(logits.dtype)
+            bonus = torch.cat([logits.new_zeros(num_anchors, len(positives_ND)), own], dim=1)
             logits = logits + self.hard_negative_weight * bonus
-        # Row i of the logits has its positive in column i.
-        target = torch.arange(num_anchors, device=logits.device)
+        # Row i of the logits has its positive in column first + i.
+        target = torch.arange(first, first + num_anchors, device=logits.device)
         accuracy = (logits.detach().argmax(dim=1) == target).float().mean()
         return ContrastiveOutput(F.cross_entropy(logits, target), accuracy, candidates.shape[0] - 1)

@@ -21,6 +21,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from embedllm.config import AdapterConfig, DemonstrationConfig, ModelConfig, PromptConfig
+from embedllm.distributed import main_only
 from embedllm.errors import AdapterError
 from embedllm.files import new_folder, sha256_of
 from embedllm.models.adapters import (
@@ -28,6 +29,8 @@ from embedllm.models.adapters import (
     peft_adapter_from_folder,
 )
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.models.quantization import describe_weights, described_quantization
+from embedllm.models.whole import whole_state
 from embedllm.versions import library_versions
 
 FORMAT_VERSION = 1
@@ -44,7 +47,12 @@ PROBE_TOLERANCE_SAME_DTYPE = 1e-3
 """Largest relative distance of a probe vector when the weights have the type they had in
 training. Other kernels and library versions stay far below; another adapter does not."""
 PROBE_TOLERANCE_OTHER_DTYPE = 0.1
-"""The same when weights are loaded in another type, for example bfloat16 (8 bits of mantissa)."""
+"""The same when weights are loaded in another type, for example bfloat16 (8 bits of mantissa), or
+when either base is in 8 bits: there kernels round inputs, and SmolLM2-135M is 0.03 away."""
+PROBE_TOLERANCE_OTHER_QUANTIZATION = 0.4
+"""The same when one of the two bases is in 4 bits and the other is not. SmolLM2-135M in NF4 is 0.2
+away from its float32 (0.27 for the worst of 40 sentences; two sentences are 0.5 apart), larger
+models less. Eight steps of training move a vector by 0.7."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +63,7 @@ class AdapterDescription:
         model: The base model as configured in training, pooling and layer included.
         prompt: The prompt as configured in training.
         method: peft method in lower case, or `full`.
-        dtype: Type of the base weights when the probe was made.
+        dtype: What the base weights were when the probe was made: `float32`, `nf4 (float32)`.
         training: Free facts for readers: step, score, data, seed.
         checksums: SHA-256 of every other file in the folder.
         versions: Libraries that wrote it.
@@ -94,24 +102,31 @@ def save_adapter(
     from safetensors.numpy import save_file
 
     trunk = cast(Any, encoder.embedder.trunk)
-    with new_folder(folder) as work:
-        trunk.save_pretrained(work)
-        if adapter.method == "full":
-            encoder.tokenizer.save_pretrained(work)
-        # peft adds a model card that is empty but for its own headings.
-        (work / "README.md").unlink(missing_ok=True)
-        save_file({"vectors": encoder.encode(PROBE_SENTENCES)}, work / _PROBE)
-        description = AdapterDescription(
-            model=model,
-            prompt=prompt,
-            method=adapter.method,
-            dtype=encoder.dtype,
-            training=dict(training),
-            checksums={p.name: sha256_of(p) for p in sorted(work.iterdir())},
-            versions=library_versions(),
-        )
-        text = json.dumps(asdict(description), indent=2, ensure_ascii=False)
-        (work / _DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
+    # Weights and vectors come from all ranks; rank 0 writes.
+    state = whole_state(trunk, only_trainable=adapter.method != "full")
+    vectors = encoder.encode(PROBE_SENTENCES)
+
+    def write() -> None:
+        with new_folder(folder) as work:
+            trunk.save_pretrained(work, **({} if state is None else {"state_dict": state}))
+            if adapter.method == "full":
+                encoder.tokenizer.save_pretrained(work)
+            # peft adds a model card that is empty but for its own headings.
+            (work / "README.md").unlink(missing_ok=True)
+            save_file({"vectors": vectors}, work / _PROBE)
+            description = AdapterDescription(
+                model=model,
+                prompt=prompt,
+                method=adapter.method,
+                dtype=describe_weights(trunk),
+                training=dict(training),
+                checksums={p.name: sha256_of(p) for p in sorted(work.iterdir())},
+                versions=library_versions(),
+            )
+            text = json.dumps(asdict(description), indent=2, ensure_ascii=False)
+            (work / _DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
+
+    main_only(write)
 
 
 def read_description(folder: Path) -> AdapterDescription:
@@ -202,7 +217,7 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
     Args:
         encoder: The loaded encoder.
         folder: The adapter folder.
-        saved_dtype: Type of the base weights when the probe was made.
+        saved_dtype: What the base weights were when the probe was made.
 
     Returns:
         The largest relative distance |v - saved| / |saved|.
@@ -222,9 +237,8 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
         )
     norms = np.linalg.norm(saved, axis=1)
     distance = float((np.linalg.norm(loaded - saved, axis=1) / norms).max())
-    dtype = encoder.dtype
-    same = dtype == saved_dtype
-    tolerance = PROBE_TOLERANCE_SAME_DTYPE if same else PROBE_TOLERANCE_OTHER_DTYPE
+    dtype = describe_weights(encoder.embedder.trunk)
+    tolerance = _tolerance(saved_dtype, dtype)
     if not distance <= tolerance:
         raise AdapterError(
             f"the adapter in {folder} does not give the vectors it was saved with: relative "
@@ -233,3 +247,13 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
             "leave out model=... and prompt=... to use the adapter's own"
         )
     return distance
+
+
+def _tolerance(saved: str, loaded: str) -> float:
+    """Returns the largest relative distance for two kinds of base weights."""
+    kinds = {described_quantization(saved), described_quantization(loaded)}
+    if "nf4" in kinds and len(kinds) > 1:
+        return PROBE_TOLERANCE_OTHER_QUANTIZATION
+    if saved == loaded and "int8" not in kinds:
+        return PROBE_TOLERANCE_SAME_DTYPE
+    return PROBE_TOLERANCE_OTHER_DTYPE

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from embedllm.config import AdapterConfig
+from embedllm.config.quantization import check_quantized_adapter
 from embedllm.errors import AdapterError, ConfigError
 from embedllm.models.dropout import use_few_bits_dropout
 from embedllm.models.linear import use_onednn_linear
+from embedllm.models.quantization import quantization_of
 
 
 def check_adapter_config(adapter: AdapterConfig) -> None:
@@ -39,8 +41,10 @@ def attach_adapter(trunk: nn.Module, adapter: AdapterConfig, *, seed: int) -> nn
         seed: Seed of the adapter's initial weights; the global random state is left alone.
 
     Raises:
-        ConfigError: The options do not fit the trunk (no such module, say).
+        ConfigError: The options do not fit the trunk (no such module, say), or the method does not
+            work over its quantised layers.
     """
+    check_quantized_adapter(quantization_of(trunk), adapter.method)
     if adapter.method in ("none", "full"):
         return trunk.requires_grad_(adapter.method == "full")
     from peft import get_peft_model

@@ -11,10 +11,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from embedllm.models.backbone import decoder_layers
+from embedllm.models.token_draws import current_numbers, drawing_by
 
 
 def checkpoint_layers(trunk: nn.Module) -> None:
@@ -33,5 +34,16 @@ def checkpoint_layers(trunk: nn.Module) -> None:
 def _forward(forward: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     if not torch.is_grad_enabled():
         return forward(*arguments, **keywords)
+    run = partial(_run, forward, current_numbers())
     # The kind that needs no input with gradient: with an adapter only weights have one.
-    return checkpoint(forward, *arguments, use_reentrant=False, **keywords)
+    return checkpoint(run, *arguments, use_reentrant=False, **keywords)
+
+
+def _run(
+    forward: Callable[..., Any], numbers: Tensor | None, *arguments: Any, **keywords: Any
+) -> Any:
+    if current_numbers() is numbers:
+        return forward(*arguments, **keywords)
+    # The second run is not inside the pass, which is over by then.
+    with drawing_by(numbers):
+        return forward(*arguments, **keywords)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property, partial
 from typing import Any, Final, cast
@@ -10,15 +10,19 @@ from typing import Any, Final, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from embedllm.distributed import any_rank, is_joined, largest_of_ranks
 from embedllm.log import get_logger
 from embedllm.models import attention
 from embedllm.models.backbone import decoder_layers, forward_arguments
+from embedllm.models.dropout import calls_dropout, count_calls, use_few_bits_dropout
 from embedllm.models.last_layer import READ_PLACES, read_only_where_asked, take_places
 from embedllm.models.packing import Pack, pack
 from embedllm.models.pooling import POOLINGS, last_places
 from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix, supports_prefix
 from embedllm.models.recompute import recomputed
+from embedllm.models.token_draws import TokenDraws, drawing_by
 from embedllm.models.token_prepending import TokenPrepending
 from embedllm.models.trials import reads_early, takes_tries
 from embedllm.models.trie import TriePack, pack_smallest
@@ -44,6 +48,12 @@ class Embedder(nn.Module):
         token_prepending_layers: So many layers after the first read, at a placeholder in front
             of the sentence, the state that the layer below has at the prompt's end
             (`token_prepending.py`). 0: none.
+
+    Attributes:
+        in_step: Whether the trunk's weights are spread over ranks, so that every rank has to make
+            as many passes as the others: each gathers the weights from all.
+        may_read_early: Whether the last layer may run in two parts, which libraries that follow
+            every module's call do not take.
     """
 
     def __init__(
@@ -64,6 +74,10 @@ class Embedder(nn.Module):
         # Models with ALiBi compute their own positions.
         self._accepts_position_ids = "position_ids" in forward_arguments(trunk)
         self.can_share_prefix = supports_prefix(trunk)
+        self.in_step = False
+        self._draws_by_token = False
+        self.may_read_early = True
+        self._may_train_prefix = True
         self._prepending: TokenPrepending | None = None
         if token_prepending_layers:
             self._prepending = TokenPrepending(trunk, token_prepending_layers)
@@ -106,6 +120,7 @@ class Embedder(nn.Module):
         pool_mask: Tensor | None = None,
         placeholder: int | None = None,
         read_early: bool | None = None,
+        draws: TokenDraws | None = None,
     ) -> Tensor:
         """Returns [B, D] float32 vectors.
 
@@ -117,6 +132,7 @@ class Embedder(nn.Module):
             placeholder: Column of Token Prepending's placeholder; rows padded on the right.
             read_early: Compute the last layer only where it is read; None for
                 `can_read_early`.
+            draws: What dropout draws by; None for torch's generator.
 
         Positions are counted over real tokens and passed explicitly, since learned positions
         silently shift under left padding otherwise.
@@ -129,25 +145,33 @@ class Embedder(nn.Module):
         arguments: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask}
         if self._accepts_position_ids:
             arguments["position_ids"] = positions
+        numbers = None
+        if draws is not None:
+            numbers = draws.of_rows(input_ids, positions, attention_mask)
         if self.pooling == "last" and pool_mask is None and self._prepending is None:
             places = last_places(attention_mask).unsqueeze(1)
-            return self._finish(self._states_at(places, prefix, arguments, read_early).squeeze(1))
+            with drawing_by(numbers):
+                states = self._states_at(places, prefix, arguments, read_early)
+            return self._finish(states.squeeze(1))
         context: Any = nullcontext()
         if self._prepending is not None:
             if placeholder is None:
                 raise ValueError("token_prepending_layers needs the placeholder's position")
             context = self._prepending.at(placeholder, attention_mask)
-        with context:
+        with context, drawing_by(numbers):
             hidden = self._states(prefix, arguments)
         pool_mask = attention_mask if pool_mask is None else pool_mask
         return self._finish(POOLINGS[self.pooling](hidden, pool_mask))
 
-    def forward_trie(self, pack: TriePack, prefix: Prefix | None = None) -> Tensor:
+    def forward_trie(
+        self, pack: TriePack, prefix: Prefix | None = None, *, draws: TokenDraws | None = None
+    ) -> Tensor:
         """Returns [R, D] float32 vectors of the rows of a trie, pooled at their last tokens.
 
         Args:
             pack: Rows; only where `can_share_trie`, and not longer than `trie_window`.
             prefix: What stands before every row; only where `can_share_prefix`.
+            draws: As for `forward`.
         """
         visible, num_before = pack.visible.unsqueeze(1), 0
         if prefix is not None:
@@ -159,7 +183,11 @@ class Embedder(nn.Module):
             "attention_mask": self._to_mask(visible),
             "position_ids": pack.depths + num_before,
         }
-        states = self._states_at(pack.ends, prefix, arguments)
+        numbers = None
+        if draws is not None:
+            numbers = draws.of_nodes(pack.input_ids, arguments["position_ids"], pack.visible)
+        with drawing_by(numbers):
+            states = self._states_at(pack.ends, prefix, arguments)
         return self._finish(states.flatten(0, 1)[pack.slots])
 
     def _states_at(
@@ -214,11 +242,37 @@ class Embedder(nn.Module):
         windows = [getattr(self._trunk_config, name, None) for name in names]
         return min((window for window in windows if window), default=None)
 
-    @cached_property
+    @property
     def can_read_early(self) -> bool:
         """Whether the last layer can be computed at the pooled places alone, found by trying."""
+        return self.may_read_early and self._reads_early
+
+    @cached_property
+    def _reads_early(self) -> bool:
         is_last = self.pooling == "last" and self._prepending is None
         return is_last and self._takes_masks() and reads_early(self)
+
+    def spread(
+        self,
+        spread_trunk: Callable[[nn.Module], None],
+        *,
+        may_read_early: bool = True,
+        may_train_prefix: bool = True,
+    ) -> None:
+        """Spreads the trunk's weights over ranks, in place.
+
+        Args:
+            spread_trunk: Does it.
+            may_read_early: Whether the last layer may still run in two parts.
+            may_train_prefix: Whether gradients may enter a layer by its keys and values, as those
+                of a shared prefix do.
+        """
+        # What the trunk can do is found by trying, which is done before passes are everybody's.
+        _ = self.can_read_early, self.can_share_trie
+        spread_trunk(self.trunk)
+        self.in_step = is_joined()
+        self.may_read_early = may_read_early
+        self._may_train_prefix = may_train_prefix
 
     @cached_property
     def can_share_trie(self) -> bool:
@@ -260,6 +314,17 @@ class Embedder(nn.Module):
         # OPT-350M projects what it returns but not the last entry of its tuple.
         return (*output.hidden_states[:-1], output.last_hidden_state)
 
+    def draw_by_token(self) -> None:
+        """Lets dropout in `embed_rows` depend on the step and the tokens (`token_draws.py`).
+
+        It then does not depend on which texts are computed together, and where. Before activation
+        checkpointing is set up.
+        """
+        self._draws_by_token = True
+        use_few_bits_dropout(self.trunk)
+        if calls_dropout(self._trunk_config):
+            count_calls(decoder_layers(self.trunk)[2])
+
     def embed_rows(
         self,
         token_ids: Sequence[list[int]],
@@ -267,6 +332,7 @@ class Embedder(nn.Module):
         max_tokens: int,
         share_prefix: bool = True,
         recompute: bool = False,
+        num_shared: int | None = None,
     ) -> Tensor:
         """Returns one vector per row in the caller's order, [B, D], with gradient.
 
@@ -278,26 +344,96 @@ class Embedder(nn.Module):
             recompute: Keep no states of a pack but compute it again when its gradient is due, so
                 that memory does not grow with the number of rows (the same numbers, also with
                 dropout, for a third to a half more time).
+            num_shared: First tokens that all rows have in common and that are computed once; None
+                to find out.
         """
-        num_shared = 0
-        if share_prefix and self.can_share_prefix and self.pooling == "last":
+        can_share = self.can_share_prefix and self._may_train_prefix and self.pooling == "last"
+        if not (share_prefix and can_share):
+            num_shared = 0
+        elif num_shared is None:
             num_shared = common_prefix_length(token_ids)
-        prefix = compute_prefix(self.trunk, token_ids[0][:num_shared]) if num_shared else None
-        rows = [ids[num_shared:] for ids in token_ids]
-        packs: Sequence[Pack] | Sequence[TriePack]
-        if share_prefix and self.can_share_trie_of(max(map(len, token_ids))):
+        draws = self._new_draws()
+        prefix = None
+        if num_shared:
             device = next(self.trunk.parameters()).device
-            packs = pack_smallest(rows, max_tokens=max_tokens, device=device)
-        else:
-            packs = pack(rows, max_tokens=max_tokens)
-        return self.embed_packs(packs, prefix, recompute=recompute)
+            ids = torch.tensor(token_ids[0][:num_shared], device=device)
+            prefix, draws = self._compute_prefix(ids, draws)
+        rows = [ids[num_shared:] for ids in token_ids]
+        longest = max(map(len, token_ids)) if share_prefix else None
+        packs = self._pack_rows(rows, max_tokens, longest=longest)
+        return self.embed_packs(packs, prefix, recompute=recompute, draws=draws)
+
+    def split_rows(
+        self, token_ids: Sequence[list[int]], *, max_tokens: int, share_prefix: bool = True
+    ) -> list[Callable[[], Tensor]]:
+        """Returns passes that give the vectors of the rows, [B, D], in the caller's order.
+
+        Each computes the vectors of one pack, zero at the places of other rows, so that their sum
+        is what `embed_rows` returns; a pass may be run again and draws the same dropout. Where
+        ranks go in step all have as many.
+
+        Args:
+            token_ids: As for `embed_rows`.
+            max_tokens: As for `embed_rows`.
+            share_prefix: Compute what rows of a pack begin with alike once.
+        """
+        longest = max(map(len, token_ids)) if share_prefix else None
+        packs = self._pack_rows(token_ids, max_tokens, longest=longest)
+        draws = self._new_draws()
+
+        def run(batch: Pack | TriePack, rows: Tensor) -> Tensor:
+            device = next(self.trunk.parameters()).device
+            vectors = self.embed_pack(batch.to(device), draws=draws)
+            zeros = vectors.new_zeros(len(token_ids), vectors.shape[1])
+            return zeros.index_add(0, rows.to(device), vectors[: len(rows)])
+
+        passes = list(self._in_step(packs))
+        own = [batch.rows for batch in packs]
+        own += [torch.empty(0, dtype=torch.long)] * (len(passes) - len(packs))
+        return [partial(run, batch, rows) for batch, rows in zip(passes, own, strict=True)]
+
+    def _new_draws(self) -> TokenDraws | None:
+        if not (self._draws_by_token and self.training):
+            return None
+        return TokenDraws.new(next(self.trunk.parameters()).device)
+
+    def _pack_rows(
+        self, rows: Sequence[list[int]], max_tokens: int, *, longest: int | None
+    ) -> Sequence[Pack | TriePack]:
+        """Packs rows, as tries where they may share beginnings.
+
+        Args:
+            rows: Behind what all have in common.
+            max_tokens: As for `embed_rows`.
+            longest: Tokens of the longest row with what is in front of it; None for no tries.
+        """
+        if longest is not None and self.can_share_trie_of(longest):
+            device = next(self.trunk.parameters()).device
+            return pack_smallest(rows, max_tokens=max_tokens, device=device)
+        return pack(rows, max_tokens=max_tokens)
+
+    def _compute_prefix(
+        self, input_ids: Tensor, draws: TokenDraws | None
+    ) -> tuple[Prefix, TokenDraws | None]:
+        """Returns the prefix of these tokens, [P], and the draws of what stands behind it."""
+        if draws is None:
+            return compute_prefix(self.trunk, input_ids.tolist()), None
+        numbers = draws.of_rows(
+            input_ids.unsqueeze(0),
+            torch.arange(len(input_ids), device=input_ids.device).unsqueeze(0),
+            torch.ones_like(input_ids).unsqueeze(0),
+        )
+        with drawing_by(numbers):
+            prefix = compute_prefix(self.trunk, input_ids.tolist())
+        return prefix, draws.behind(input_ids)
 
     def embed_packs(
         self,
-        packs: Iterable[Pack | TriePack],
+        packs: Sequence[Pack | TriePack],
         prefix: Prefix | None = None,
         *,
         recompute: bool = False,
+        draws: TokenDraws | None = None,
     ) -> Tensor:
         """Returns the vectors of all packs in the caller's order, [sum of B, D], with gradient.
 
@@ -305,28 +441,58 @@ class Embedder(nn.Module):
             packs: Rows, without the tokens of the prefix.
             prefix: What stands before every row.
             recompute: As for `embed_rows`.
+            draws: As for `forward`.
         """
         device = next(self.trunk.parameters()).device
         parameters = [p for p in self.parameters() if p.requires_grad]
         vectors, rows = [], []
-        for batch in packs:
+        for batch in self._in_step(packs):
             batch = batch.to(device)
-            if recompute:
-                run = partial(self._embed_behind, batch, prefix)
+            if recompute and self.in_step:
+                # DeepSpeed follows modules by hooks, which know this way to compute again alone.
+                run_again = partial(self.embed_pack, batch, prefix, draws=draws)
+                vectors.append(checkpoint(run_again, use_reentrant=False, early_stop=False))
+            elif recompute:
+                run = partial(self._embed_behind, batch, prefix, draws)
                 shared = [] if prefix is None else prefix.tensors
                 vectors.append(recomputed(run, shared, parameters))
             else:
-                vectors.append(self.embed_pack(batch, prefix))
+                vectors.append(self.embed_pack(batch, prefix, draws=draws))
             rows.append(batch.rows)
-        return torch.cat(vectors)[torch.cat(rows).argsort()]
+        # What fills up a rank's passes comes last and is not asked for.
+        order = torch.cat(rows[: len(packs)]).argsort()
+        return torch.cat(vectors)[order]
+
+    def _in_step(self, packs: Sequence[Pack | TriePack]) -> Iterator[Pack | TriePack]:
+        """Yields the packs, and the last one again until all ranks have had as many."""
+        # Before the first pass: a rank that asks while others compute would meet their gathering.
+        num_passes = largest_of_ranks(len(packs)) if self.in_step else len(packs)
+        yield from packs
+        for _ in range(num_passes - len(packs)):
+            yield packs[-1]
+
+    def announce_pass(self) -> None:
+        """Tells the ranks that hold parts of this trunk that a pass of this one comes now."""
+        if self.in_step:
+            any_rank(True)
+
+    def follow_passes(self) -> None:
+        """Takes part in the others' passes until no rank has one left; for a rank that is done."""
+        [filler] = pack([[5, 6]], max_tokens=2)
+        while self.in_step and any_rank(False):
+            self.embed_pack(filler.to(next(self.trunk.parameters()).device))
 
     def _embed_behind(
-        self, batch: Pack | TriePack, prefix: Prefix | None, tensors: Sequence[Tensor]
+        self,
+        batch: Pack | TriePack,
+        prefix: Prefix | None,
+        draws: TokenDraws | None,
+        tensors: Sequence[Tensor],
     ) -> Tensor:
         """Returns the vectors of a pack behind a prefix with these keys and values."""
         if prefix is not None:
             prefix = Prefix.of(prefix.num_tokens, tensors)
-        return self.embed_pack(batch, prefix)
+        return self.embed_pack(batch, prefix, draws=draws)
 
     def embed_pack(
         self,
@@ -334,15 +500,17 @@ class Embedder(nn.Module):
         prefix: Prefix | None = None,
         *,
         placeholder: int | None = None,
+        draws: TokenDraws | None = None,
     ) -> Tensor:
         """Returns the vectors of one pack on the trunk's device, [B, D] in the pack's order."""
         if isinstance(batch, TriePack):
-            return self.forward_trie(batch, prefix)
-        vectors: Tensor = self(
+            return self.forward_trie(batch, prefix, draws=draws)
+        vectors: Tensor = self.forward(
             batch.input_ids,
             batch.attention_mask,
             prefix,
             pool_mask=batch.pool_mask,
             placeholder=placeholder,
+            draws=draws,
         )
         return vectors

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import Pack, default_pack_tokens, pack
 from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix
+from embedllm.models.quantization import describe_weights
 from embedllm.models.trie import TriePack, pack_smallest
 from embedllm.models.vector_cache import VectorCache
 from embedllm.prefetch import prefetch
@@ -93,11 +94,11 @@ class SentenceEncoder:
 
     @property
     def dtype(self) -> str:
-        """Type of the base weights; adapter weights can be kept in float32 above them."""
-        trunk = cast(Any, self.embedder.trunk)
-        if hasattr(trunk, "get_base_model"):
-            trunk = trunk.get_base_model()
-        return str(trunk.get_input_embeddings().weight.dtype).removeprefix("torch.")
+        """Type of the base weights, `nf4 (float32)` for quantised ones.
+
+        Adapter weights can be kept in float32 above them.
+        """
+        return describe_weights(self.embedder.trunk)
 
     def encode(self, sentences: Sequence[str], *, progress: str | None = None) -> np.ndarray:
         """Returns one vector per sentence, [N, D] float32, in the order given.
@@ -148,7 +149,8 @@ class SentenceEncoder:
             cache.writer() if cache is not None else nullcontext() as out,
             closing(tokenized),
             _evaluation_mode(self.embedder),
-            torch.inference_mode(),
+            # Weights that are gathered in inference mode could not be trained afterwards.
+            torch.no_grad() if self.embedder.in_step else torch.inference_mode(),
             _progress(progress, total=len(texts)) as advance,
         ):
             for window, rows in zip(windows, tokenized, strict=True):
@@ -165,6 +167,7 @@ class SentenceEncoder:
                         out.add([keys[i] for i in places], vectors)
                     advance(len(places))
                     yield window[places], vectors
+            self.embedder.follow_passes()
         if num_known:
             _log.info("%d of %d vectors were kept on disk", num_known, len(texts))
 
@@ -180,6 +183,7 @@ class SentenceEncoder:
             placeholder -= num_shared
         prefix = None
         if num_shared:
+            self.embedder.announce_pass()
             prefix = compute_prefix(self.embedder.trunk, tokenized[0].ids[:num_shared])
         left = np.arange(len(tokenized))
         copies: deque[_HostCopy] = deque()
@@ -222,6 +226,7 @@ class SentenceEncoder:
         Raises:
             ModelError: There is no memory for a single sentence.
         """
+        self.embedder.announce_pass()
         try:
             vectors = self.embedder.embed_pack(batch, prefix, placeholder=placeholder)
         except RuntimeError as error:

@@ -20,6 +20,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from embedllm.models.token_draws import current_numbers, draw_from_here_by
+
 _CACHE_NAMES: Final = ("past_key_values", "layer_past")
 READ_PLACES: Final = "read_places"
 """Keyword of a layer's call: [B, R] int64, the places of each row that are read."""
@@ -83,6 +85,9 @@ def _forward(
     cache = next(name for name in _CACHE_NAMES if name in signature.parameters)
     known = _keys_and_values(forward, hidden, {**arguments, cache: _UpToHere(arguments.get(cache))})
     given = {**_at(arguments, places), cache: _Given(*known)}
+    numbers = current_numbers()
+    if numbers is not None:
+        draw_from_here_by(take_places(numbers, places))
     return forward(take_places(hidden, places), **given)
 
 

@@ -25,6 +25,7 @@ from embedllm.models.backbone import (
 )
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.models.weight_stream import Shard
 from embedllm.prompts.template import Prompt, build_more_prompts, build_prompt
 
 _log = get_logger(__name__)
@@ -38,6 +39,7 @@ def load_encoder(
     device: torch.device,
     tokens_per_batch: int | None = None,
     share_prefix: bool = True,
+    shard: Shard | None = None,
 ) -> SentenceEncoder:
     """Returns the encoder of a base model as it is.
 
@@ -50,6 +52,7 @@ def load_encoder(
         device: Where the weights go.
         tokens_per_batch: Padded tokens per forward pass of `encode`.
         share_prefix: Compute what all prompts of a call begin with once.
+        shard: Cuts each block of weights down to this process' share; None to keep it whole.
 
     Raises:
         ConfigError: The template is malformed or does not fit the model.
@@ -60,7 +63,7 @@ def load_encoder(
     _check_placeholder(model, (built, *more_prompts))
     config = load_model_config(model, cache_dir)
     tokenizer = load_tokenizer(model, cache_dir)
-    trunk = load_trunk(model, cache_dir, device=device, num_tokens=len(tokenizer))
+    trunk = load_trunk(model, cache_dir, device=device, num_tokens=len(tokenizer), shard=shard)
     layer = resolve_layer(model.layer, config.num_hidden_layers)
     embedder = Embedder(
         trunk,
@@ -109,8 +112,9 @@ def load_adapted_encoder(
         folder: What training wrote.
         cache_dir: Where converted models lie.
         device: Where the weights go.
-        model: Base model to use instead of the saved one, for example another copy of it or
-            another type of weights. Pooling, layer and normalisation are always the saved ones.
+        model: Base model to use instead of the saved one, for example another copy of it, or the
+            same in another type or quantisation. Pooling, layer and normalisation are always the
+            saved ones.
         tokens_per_batch: Padded tokens per forward pass of `encode`.
         share_prefix: Compute what all prompts of a call begin with once.
 

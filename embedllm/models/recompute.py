@@ -31,14 +31,14 @@ def recomputed(run: Run, inputs: Sequence[Tensor], parameters: Sequence[Tensor])
     """
     if not torch.is_grad_enabled():
         return run(inputs)
-    conditions = _Conditions.now((*inputs, *parameters))
+    conditions = Conditions.now((*inputs, *parameters))
     return cast(
         Tensor, cast(Any, _Recomputed).apply(run, conditions, len(inputs), *inputs, *parameters)
     )
 
 
 @dataclass(frozen=True)
-class _Conditions:
+class Conditions:
     """What a pass depends on beside its tensors."""
 
     device: torch.device
@@ -46,7 +46,8 @@ class _Conditions:
     autocast: dict[str, Any]
 
     @classmethod
-    def now(cls, tensors: Sequence[Tensor]) -> _Conditions:
+    def now(cls, tensors: Sequence[Tensor]) -> Conditions:
+        """Returns what holds at this moment, on the device of the tensors."""
         device = tensors[0].device if tensors else torch.device("cpu")
         states = [torch.get_rng_state()]
         if device.type == "cuda":
@@ -74,7 +75,7 @@ class _Conditions:
 class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, run: Run, conditions: _Conditions, num_inputs: int, *tensors: Tensor
+        ctx: Any, run: Run, conditions: Conditions, num_inputs: int, *tensors: Tensor
     ) -> Tensor:
         ctx.run, ctx.conditions = run, conditions
         ctx.save_for_backward(*tensors[:num_inputs])

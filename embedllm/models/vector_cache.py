@@ -181,15 +181,19 @@ def fingerprint_embedder(embedder: Embedder) -> str:
 
 @torch.inference_mode()
 def checksum_weights(module: nn.Module) -> str:
-    """Returns a hash over the bits of all parameters and buffers.
+    """Returns a hash over the bits of all parameters and buffers, and of quantised weights' scales.
 
     Bits are summed as integers, plainly and weighted by position, in arithmetic that wraps
     around. Such sums are exact, whatever the order, the device or the number of threads, and
     cost one pass over the memory.
     """
     digest = hashlib.sha256()
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+    # A quantised weight's scales are neither parameters nor buffers, but layers save them too.
+    saved = {
+        name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)
+    }
+    tensors = saved | dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(f"{_sum_bits(tensor)};".encode())
     return digest.hexdigest()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from embedllm.errors import CheckpointError
 from embedllm.files import write_atomically
+from embedllm.log import get_logger
+
+_log = get_logger(__name__)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,19 +41,90 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             CheckpointError: The file is damaged or holds anything else.
         """
-        try:
-            # torch.load takes a flipped bit for a weight; the archive's checksums do not.
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"{damaged} has another checksum")
-            return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
-        except Exception as error:
-            raise CheckpointError(
-                f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it to "
-                "resume from the one before, or start under another run_name"
-            ) from error
+        return read_checkpoint(Path(path), map_location=map_location)
+
+
+def read_checkpoint(path: Path, *, map_location: Any | None = None) -> dict[str, Any]:
+    """Returns a checkpoint, every part of it compared with its checksum.
+
+    Raises:
+        CheckpointError: The file is damaged or holds anything but tensors and plain values.
+    """
+    try:
+        # torch.load takes a flipped bit for a weight; the archive's checksums do not.
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} has another checksum")
+        return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+    except Exception as error:
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}: {error})"
+        ) from error
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """Returns the checkpoint with the highest step in its name, None when there is none."""
-    return max(folder.glob("step-*.ckpt"), default=None)
+    """Returns the sound checkpoint with the highest step in its name, None when there is none.
+
+    A damaged one is put aside under another name, with a warning, and the one before it is used.
+
+    Raises:
+        CheckpointError: There are checkpoints, and all are damaged.
+    """
+    paths = sorted(folder.glob("step-*.ckpt"), reverse=True)
+    for path in paths:
+        try:
+            read_checkpoint(path, map_location="meta")
+        except CheckpointError as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            _log.warning("%s; it is now %s, and the one before it is used", error, aside.name)
+        else:
+            return path
+    if paths:
+        raise CheckpointError(
+            f"all checkpoints in {folder} are damaged (they are kept as *.damaged); start the run "
+            "under another run_name"
+        )
+    return None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a run is spread over processes; its results do not depend on it beyond rounding.
+
+    Attributes:
+        strategy: Title of the strategy.
+        world_size: Processes.
+    """
+
+    strategy: str
+    world_size: int
+
+    def __str__(self) -> str:
+        return f"strategy={self.strategy} on {self.world_size} process(es)"
+
+
+ALONE: Final = Layout("single", 1)
+
+
+def check_layout(path: Path, current: Layout, *, may_change: bool) -> None:
+    """Compares how the run that wrote a checkpoint was spread with how this one is.
+
+    Args:
+        path: The checkpoint.
+        current: The layout of this start.
+        may_change: Whether another one is wanted (`resume=adapt`).
+
+    Raises:
+        CheckpointError: It is another one, and that is not wanted.
+    """
+    written = read_checkpoint(path, map_location="meta").get("layout")
+    saved = Layout(**written) if written else ALONE
+    if saved == current:
+        return
+    if not may_change:
+        raise CheckpointError(
+            f"{path} was written by a run with {saved}, this one has {current}; use the same, or "
+            "resume=adapt to go on with this one (the numbers are the same to rounding)"
+        )
+    _log.info("the run goes on with %s; it was started with %s", current, saved)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from embedllm.data.examples import TrainingData, load_training_data
 from embedllm.data.loader import ContrastiveLoader
 from embedllm.data.token_identity import fingerprint_token_ids
 from embedllm.data.token_table import open_token_table
+from embedllm.distributed import main_first, main_only, share_from_main
 from embedllm.evaluation.run import (
     Origin,
     load_configured_suite,
@@ -30,21 +32,32 @@ from embedllm.invocation import Invocation
 from embedllm.log import get_logger
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.adapter_folder import save_adapter
-from embedllm.models.adapters import attach_adapter, check_adapter_config, trainable_state
+from embedllm.models.adapters import attach_adapter, check_adapter_config
 from embedllm.models.backbone import load_model_config, resolve_device
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_adapted_encoder, load_encoder
+from embedllm.models.quantization import check_quantization
+from embedllm.models.spreading import spread_for_use
+from embedllm.models.whole import trainable_parameters
 from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
+from embedllm.ranks import current_rank
 from embedllm.results import append_result
 from embedllm.training.callbacks.dev_score import DevScore
 from embedllm.training.callbacks.step_bar import StepBar
 from embedllm.training.callbacks.step_log import StepLog
 from embedllm.training.callbacks.step_seed import StepSeed
-from embedllm.training.checkpoints import AtomicCheckpointIO, newest_checkpoint
+from embedllm.training.checkpoints import (
+    AtomicCheckpointIO,
+    Layout,
+    check_layout,
+    newest_checkpoint,
+)
 from embedllm.training.loggers import build_loggers
 from embedllm.training.module import ContrastiveModule
 from embedllm.training.run_folder import RunFolder
+from embedllm.training.strategies.build import build_strategy
+from embedllm.training.strategies.environment import LauncherEnvironment
 from embedllm.versions import git_revision
 
 _log = get_logger(__name__)
@@ -96,25 +109,32 @@ def train(config: TrainConfig, root: Path, *, invocation: Invocation | None = No
     origin = Origin(config.run_name)
     if invocation is not None:
         origin = Origin.of(invocation, script="train.py", run_name=config.run_name)
-    inputs = _read_inputs(config)
-    with run.claimed(config, inputs.data.sha256):
+    # Rank 0 first: what is downloaded or converted is there for the others.
+    inputs = main_first(lambda: _read_inputs(config))
+    with ExitStack() as claims:
+        main_only(lambda: claims.enter_context(run.claimed(config, inputs.data.sha256)))
         device = resolve_device(config.trainer.accelerator)
         pl.seed_everything(config.seed, verbose=False)
-        if not run.adapter.is_dir():
+        if not share_from_main(run.adapter.is_dir()):
             _train_and_keep_best(config, run, inputs, device, origin)
-        before = run.read_result("before")
-        after = run.read_result("after")
+        before, after = (_read_result(run, name) for name in ("before", "after"))
         if inputs.tasks and after is None:
             after = _score_adapter(config, run, inputs.tasks, device, origin)
         for record in (before, after):
             # Again, should the run have stopped between its own file and the store.
-            if record is not None:
+            if record is not None and current_rank().is_main:
                 append_result(Path(config.paths.results_dir), record)
         return TrainResult(run.adapter, before, after, time.perf_counter() - start)
 
 
+def _read_result(run: RunFolder, name: str) -> dict[str, Any] | None:
+    """Returns a finished result as rank 0 sees it."""
+    return share_from_main(main_only(lambda: run.read_result(name)))
+
+
 def _read_inputs(config: TrainConfig) -> _Inputs:
     check_adapter_config(config.adapter)
+    check_quantization(config.model, config.adapter)
     build_prompt(config.prompt, training=True)
     evaluation = config.evaluation
     dev = load_configured_tasks(evaluation, [evaluation.dev_task]) if evaluation.dev_task else []
@@ -136,7 +156,7 @@ def _train_and_keep_best(
         tokens_per_batch=config.evaluation.tokens_per_batch,
     )
     _log.info("prompt in use: %s", encoder.describe())
-    if config.evaluation.before and inputs.tasks and run.read_result("before") is None:
+    if config.evaluation.before and inputs.tasks and _read_result(run, "before") is None:
         result, record = score_and_record(
             prepare_encoder(encoder, config.evaluation, cache_dir),
             inputs.tasks,
@@ -157,7 +177,7 @@ def _train_and_keep_best(
     encoder.embedder.trunk = trunk
     best = _fit(config, run, inputs, encoder)
     # A rename is the mark of a finished training; the folder was complete before it.
-    best.rename(run.adapter)
+    main_only(lambda: best.rename(run.adapter))
     # The base is loaded anew for the final score: what is scored is what others will load.
     del encoder, trunk
     gc.collect()
@@ -165,7 +185,12 @@ def _train_and_keep_best(
 
 def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: SentenceEncoder) -> Path:
     """Trains, or goes on training, and returns the folder of the best adapter."""
-    loader = build_loader(config, inputs.data, encoder)
+    layout = Layout(config.strategy.title, current_rank().world_size)
+    checkpoint = share_from_main(main_only(lambda: newest_checkpoint(run.checkpoints)))
+    if checkpoint is not None:
+        check_layout(checkpoint, layout, may_change=config.resume == "adapt")
+        _log.info("resuming from %s", checkpoint)
+    loader = main_first(lambda: build_loader(config, inputs.data, encoder))
     accumulate = config.trainer.accumulate_grad_batches
     steps_per_epoch = -(-len(loader) // accumulate)
     total_steps = steps_per_epoch * config.trainer.max_epochs
@@ -176,13 +201,14 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
         config.trainer,
         total_steps=total_steps,
         tokens_per_pack=config.data.tokens_per_pack,
+        layout=layout,
     )
+    if config.strategy.stage == 3:
+        # The strategy does it; it follows the call of every module, so none may run in parts.
+        encoder.embedder.spread(lambda trunk: None, may_read_early=False)
     keeper = _build_keeper(config, run, inputs, encoder)
     trainer = _build_trainer(config, run, total_steps, keeper)
     _log_start(config, inputs, encoder, loader, total_steps)
-    checkpoint = newest_checkpoint(run.checkpoints)
-    if checkpoint is not None:
-        _log.info("resuming from %s", checkpoint)
     # Models load in evaluation mode and Lightning leaves modes alone: without this no dropout.
     module.train()
     try:
@@ -197,8 +223,9 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
         raise KeyboardInterrupt from error
     for logger in trainer.loggers:
         logger.finalize("success")
-    if isinstance(keeper, DevScore):
-        return keeper.best_folder
+    if keeper is not None:
+        # As rank 0 sees it, which renames the folder as soon as it knows it.
+        return share_from_main(main_only(lambda: keeper.best_folder))
     folder = run.candidates / f"step-{trainer.global_step:06d}"
     _save(config, encoder, folder, trainer.global_step, None)
     return folder
@@ -283,17 +310,21 @@ def _build_trainer(
             mode="max",
         ),
     ]
+    rank = current_rank()
+    device = resolve_device(settings.accelerator)
     return pl.Trainer(
-        accelerator=settings.accelerator,
-        devices=1,
+        accelerator="gpu" if device.type == "cuda" else "cpu",
+        devices=rank.world_size // rank.num_nodes,
+        num_nodes=rank.num_nodes,
+        strategy=build_strategy(config.strategy, device),
         max_epochs=-1,
         max_steps=total_steps,
         accumulate_grad_batches=settings.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_norm or None,
         precision=cast(Any, settings.precision),
         callbacks=callbacks,
-        logger=build_loggers(config, run),
-        plugins=[AtomicCheckpointIO()],
+        logger=build_loggers(config, run) if rank.is_main else False,
+        plugins=[AtomicCheckpointIO(), *([LauncherEnvironment()] if rank.world_size > 1 else [])],
         # Summaries and bars of Lightning are replaced by the start-up log and StepLog.
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -310,7 +341,7 @@ def _log_start(
     loader: ContrastiveLoader,
     total_steps: int,
 ) -> None:
-    trained = sum(p.numel() for p in trainable_state(encoder.embedder).values())
+    trained = sum(p.numel() for p in dict(trainable_parameters(encoder.embedder)).values())
     everything = sum(p.numel() for p in encoder.embedder.parameters())
     parameter = next(encoder.embedder.parameters())
     training_prompt = build_prompt(config.prompt, training=True)
@@ -345,8 +376,11 @@ def _score_adapter(
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
     )
+    # Before the weights are spread: vectors are kept under the checksum of the whole ones.
+    prepare_encoder(encoder, config.evaluation, Path(config.paths.cache_dir))
+    spread_for_use(encoder.embedder, config.strategy, device)
     _, record = score_and_record(
-        prepare_encoder(encoder, config.evaluation, Path(config.paths.cache_dir)),
+        encoder,
         tasks,
         config.evaluation,
         label="after training",
@@ -363,5 +397,9 @@ def _score_adapter(
 
 def _keep(config: TrainConfig, run: RunFolder, name: str, record: dict[str, Any]) -> None:
     """Writes a record to the run folder, then to the results store."""
-    run.write_result(name, record)
-    append_result(Path(config.paths.results_dir), record)
+
+    def write() -> None:
+        run.write_result(name, record)
+        append_result(Path(config.paths.results_dir), record)
+
+    main_only(write)

@@ -22,7 +22,16 @@ NAMES = {
 }
 CONFIG_MODULES = [
     importlib.import_module(f"embedllm.config.{name}")
-    for name in ("groups", "commands", "demonstrations", "encode", "profile", "report", "results")
+    for name in (
+        "groups",
+        "commands",
+        "demonstrations",
+        "encode",
+        "plan",
+        "profile",
+        "report",
+        "results",
+    )
 ]
 
 

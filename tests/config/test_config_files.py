@@ -24,7 +24,8 @@ from embedllm.prompts.template import build_prompt
 # Groups of evaluate.py and of the search, and options of train.py: it has all other groups.
 EVALUATE_GROUPS = ("model", "prompt", "method", "evaluation", "probe", "paths")
 SEARCH_GROUPS = ("model", "prompt", "search", "evaluation", "paths")
-TRAIN_OPTIONS = [o for o in OPTIONS if o.split("=")[0] not in ("search", "method", "help")]
+NOT_OF_TRAINING = ("search", "method", "help", "hardware")
+TRAIN_OPTIONS = [o for o in OPTIONS if o.split("=")[0] not in NOT_OF_TRAINING]
 # Prompts that make vectors without training only.
 UNTRAINED_PROMPTS = ("prompt=echo", "prompt=metaeol")
 COMMANDS = ("train", "evaluate", *cli.COMMANDS)

@@ -76,6 +76,8 @@ def test_everything_else_counts() -> None:
         "resume",
         "paths",
         "logger",
+        # How a run is spread stands in its checkpoints.
+        "strategy",
     }
 
 

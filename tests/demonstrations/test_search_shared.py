@@ -28,7 +28,7 @@ from tiny_runs import REPOSITORY, read_json, script_environment
 
 from embedllm.demonstrations import search_command
 from embedllm.demonstrations.unit_store import UnitStore, prompt_key
-from embedllm.distributed import Rank, current_rank
+from embedllm.ranks import Rank, current_rank
 
 pytestmark = pytest.mark.usefixtures("entry_process")
 

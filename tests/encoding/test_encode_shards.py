@@ -19,7 +19,6 @@ from encode_files import open_files, write_input
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedllm.distributed import Rank
 from embedllm.encoding import read_shards, shards
 from embedllm.encoding.index import build_index
 from embedllm.encoding.manifest import Manifest, read_manifest
@@ -27,6 +26,7 @@ from embedllm.encoding.shards import ShardFolder, to_id_array
 from embedllm.encoding.work import FLOAT16_MAX, ShardWorker, encode_in_blocks
 from embedllm.errors import CheckpointError, ConfigError, ModelError
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.ranks import Rank
 
 KINDS = [(suffix, dtype) for suffix in ("npy", "parquet") for dtype in ("float32", "float16")]
 

@@ -20,6 +20,8 @@ from embedllm.errors import ConfigError, ModelError
 from embedllm.models import encoder as encoder_module
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.models.packing import Pack
+from embedllm.models.trie import TriePack
 from embedllm.prompts.tokenize import Row
 
 if TYPE_CHECKING:
@@ -48,7 +50,13 @@ def watch_rows(embedder: Embedder) -> list[int]:
     """Returns a list that grows by the number of rows of every forward pass."""
     _ = embedder.can_read_early  # found out by running the trunk
     seen: list[int] = []
-    embedder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    embed_pack = embedder.embed_pack
+
+    def note(batch: Pack | TriePack, *arguments: Any, **options: Any) -> torch.Tensor:
+        seen.append(len(batch.rows))
+        return embed_pack(batch, *arguments, **options)
+
+    embedder.embed_pack = note  # type: ignore[method-assign]
     return seen
 
 
@@ -119,7 +127,7 @@ def test_mode_is_restored_after_an_error(encoder: SentenceEncoder) -> None:
         raise RuntimeError("no memory")
 
     encoder.embedder.train()
-    encoder.embedder.register_forward_pre_hook(fail)
+    encoder.embedder.trunk.register_forward_pre_hook(fail)
     with pytest.raises(RuntimeError, match="no memory"):
         encoder.encode(SENTENCES)
     assert encoder.embedder.training
@@ -137,8 +145,8 @@ def test_dropout_is_off(tiny_opt: ModelFactory, build_encoder: EncoderBuilder) -
 def test_no_gradients(encoder: SentenceEncoder) -> None:
     encoder.embedder.requires_grad_(True)
     recording: list[bool] = []
-    encoder.embedder.register_forward_hook(
-        lambda module, args, output: recording.append(output.requires_grad)
+    encoder.embedder.trunk.register_forward_hook(
+        lambda module, args, output: recording.append(output.last_hidden_state.requires_grad)
     )
     encoder.encode(SENTENCES)
     assert recording

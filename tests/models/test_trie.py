@@ -132,9 +132,9 @@ def watch(encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch) -> list[int
     sizes: list[int] = []
     forward = encoder.embedder.forward_trie
 
-    def note(one: TriePack, prefix: Any = None) -> torch.Tensor:
+    def note(one: TriePack, prefix: Any = None, **options: Any) -> torch.Tensor:
         sizes.append(one.input_ids.numel())
-        return forward(one, prefix)
+        return forward(one, prefix, **options)
 
     monkeypatch.setattr(encoder.embedder, "forward_trie", note)
     return sizes
@@ -210,7 +210,7 @@ def test_out_of_memory_goes_on_with_fewer_bins_and_then_row_by_row(
     encoder = build_encoder(tiny_llama(), tokens_per_batch=400)
     assert encoder.embedder.can_share_trie
 
-    def run(*arguments: Any) -> torch.Tensor:
+    def run(*arguments: Any, **options: Any) -> torch.Tensor:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(encoder.embedder, "forward_trie", run)

@@ -48,9 +48,9 @@ class Counting:
         assert encoder.embedder.can_share_trie
         forward_trie = encoder.embedder.forward_trie
 
-        def count_trie(one: TriePack, prefix: Prefix | None) -> torch.Tensor:
+        def count_trie(one: TriePack, prefix: Prefix | None, **options: Any) -> torch.Tensor:
             self.rows += len(one.rows)
-            return forward_trie(one, prefix)
+            return forward_trie(one, prefix, **options)
 
         monkeypatch.setattr(encoder.embedder, "forward", count)
         monkeypatch.setattr(encoder.embedder, "forward_trie", count_trie)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torchmetrics import SpearmanCorrCoef
 
+from embedllm.distributed import main_only
 from embedllm.errors import CheckpointError
 from embedllm.evaluation.tasks import PairTask
 from embedllm.log import get_logger
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.ranks import current_rank
 from embedllm.training.module import ContrastiveModule
 
 _log = get_logger(__name__)
@@ -100,22 +103,31 @@ class DevScore(pl.Callback):
         )
 
     def _score(self, step: int, total: int) -> float:
+        """Returns 100 times Spearman over all pairs, of which each rank encodes a part."""
         pairs = list(self._task.subsets.values())
         left = [s for subset in pairs for s in subset.sentence1]
         right = [s for subset in pairs for s in subset.sentence2]
         gold = [s for subset in pairs for s in subset.scores]
+        rank = current_rank()
+        own = slice(rank.rank, None, rank.world_size)
+        left, right, gold = left[own], right[own], gold[own]
         label = f"{self._task.name} at step {step}/{total}"
         vectors = torch.from_numpy(self._encoder.encode(left + right, progress=label))
         first, second = vectors.double().split([len(left), len(right)])
         self._metric.reset()
         self._metric.update(F.cosine_similarity(first, second), torch.tensor(gold).double())
+        # The metric puts the pairs of all ranks together: a mean of the ranks' own correlations
+        # would be another number.
         return 100 * float(self._metric.compute())
 
     def _keep(self, step: int, value: float) -> None:
         self._save(self._path(step), step, value)
         self.best_score, self.best_step = value, step
+        main_only(partial(self._remove_others, self._path(step)))
+
+    def _remove_others(self, best: Path) -> None:
         for other in self._folder.iterdir():
-            if other != self._path(step):
+            if other != best:
                 shutil.rmtree(other, ignore_errors=True)
 
     def _path(self, step: int) -> Path:

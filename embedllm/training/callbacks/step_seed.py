@@ -10,7 +10,7 @@ import torch
 
 
 class StepSeed(pl.Callback):
-    """Seeds torch anew before every micro-batch.
+    """Seeds torch anew before every micro-batch, the same on all ranks.
 
     Dropout then depends on (seed, epoch, batch) alone. A resumed run draws what the
     uninterrupted one would have drawn, without saving generator states, and an evaluation in
@@ -27,6 +27,6 @@ class StepSeed(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Seeds CPU and GPU generators."""
-        key = (self._seed, trainer.current_epoch, batch_idx, trainer.global_rank)
+        key = (self._seed, trainer.current_epoch, batch_idx)
         state = np.random.SeedSequence(key).generate_state(1, dtype=np.uint64)
         torch.manual_seed(int(state[0]))

@@ -1,0 +1,30 @@
+"""What can be trained on a base in 4 or 8 bits."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from embedllm.errors import ConfigError
+
+ADAPTER_METHODS: Final = ("lora", "adalora", "hira", "ia3", "pvera", "randlora", "road", "vera")
+"""Methods that never read the base weight, or for which peft has layers that restore it."""
+
+
+def check_quantized_adapter(quantization: str, method: str) -> None:
+    """Raises ConfigError for an adapter method that a quantised base cannot carry.
+
+    Args:
+        quantization: `model.quantization`; `none` carries all.
+        method: `adapter.method`.
+    """
+    if quantization == "none" or method in ("none", *ADAPTER_METHODS):
+        return
+    if method == "full":
+        raise ConfigError(
+            f"adapter=full cannot train the weights of model.quantization={quantization}; use "
+            "adapter=lora, or model.quantization=none"
+        )
+    raise ConfigError(
+        f"adapter.method={method} does not work over model.quantization={quantization}; allowed: "
+        f"{', '.join(ADAPTER_METHODS)}. Or use model.quantization=none"
+    )

@@ -1,0 +1,104 @@
+"""What is found out before any weight is loaded: how the run is spread, and whether there is room.
+
+It costs seconds, and spares what fails after the weights have loaded, or at the first checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from embedllm.config import HardwareConfig, TrainConfig
+from embedllm.errors import ConfigError
+from embedllm.log import get_logger
+from embedllm.models.backbone import resolve_device
+from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
+from embedllm.planning.planner import Candidate, choose_strategy, estimate_training
+from embedllm.ranks import current_rank
+
+_log = get_logger(__name__)
+
+# Two checkpoints are kept while the next one is written.
+_NUM_CHECKPOINTS = 3
+
+
+def settle(config: TrainConfig, root: Path) -> TrainConfig:
+    """Returns the configuration that will run; `strategy=auto` has become what the planner chose.
+
+    Args:
+        config: The configuration; how many processes there are says the launcher.
+        root: The run folder, which need not exist.
+
+    Raises:
+        ConfigError: There are fewer GPUs than processes, or no room in memory or on the disk.
+    """
+    rank = current_rank()
+    per_node = rank.world_size // rank.num_nodes
+    device = resolve_device(config.trainer.accelerator)
+    if device.type == "cuda" and torch.cuda.device_count() < per_node:
+        raise ConfigError(
+            f"{per_node} processes on a machine with {torch.cuda.device_count()} GPU(s); lower "
+            "trainer.devices, or set trainer.accelerator=cpu"
+        )
+    trainer = replace(config.trainer, devices=per_node, num_nodes=rank.num_nodes)
+    placed = replace(config, trainer=trainer)
+    hardware = _this_machine(device, per_node)
+    if config.strategy.name == "auto":
+        choice = choose_strategy(placed, hardware)
+        data = replace(config.data, tokens_per_pack=choice.tokens_per_pack)
+        placed = replace(placed, strategy=choice.strategy, trainer=choice.trainer, data=data)
+        _log.info(
+            "strategy=auto is %s with trainer.activation_checkpointing=%s: %.1f GiB of a device "
+            "by estimate",
+            choice.strategy.title,
+            choice.trainer.activation_checkpointing,
+            choice.candidate.memory.total / GIB,
+        )
+        candidate = choice.candidate
+    else:
+        candidate = estimate_training(placed, hardware)
+        _check_memory(config, candidate, hardware)
+    _check_disk(candidate, root)
+    # What was asked for stays in the record; only what the planner chose is new.
+    trainer = replace(
+        config.trainer, activation_checkpointing=placed.trainer.activation_checkpointing
+    )
+    return replace(config, strategy=placed.strategy, trainer=trainer, data=placed.data)
+
+
+def _this_machine(device: torch.device, per_node: int) -> Hardware:
+    # Rates are not asked for here, and measuring them takes its time.
+    kind = "cuda" if device.type == "cuda" else "cpu"
+    config = HardwareConfig(name="this machine", kind=kind, bf16_tflops=1.0, fp32_tflops=1.0)
+    return resolve_hardware(config, devices=per_node)
+
+
+def _check_memory(config: TrainConfig, candidate: Candidate, hardware: Hardware) -> None:
+    if not candidate.problem:
+        return
+    message = (
+        f"{config.model.name} with strategy={config.strategy.title} needs "
+        f"{candidate.memory.total / GIB:.1f} GiB by estimate, and there are "
+        f"{hardware.memory / GIB:.1f} for each process ({candidate.problem}); use strategy=auto, "
+        "more trainer.devices, model.quantization=nf4 or a smaller model "
+        "(python -m embedllm plan shows what fits)"
+    )
+    # States can be computed again, packs be smaller; weights have to be somewhere.
+    if candidate.memory.weights > hardware.memory:
+        raise ConfigError(message)
+    _log.warning("%s; the run is tried all the same", message)
+
+
+def _check_disk(candidate: Candidate, root: Path) -> None:
+    folder = next(place for place in (root, *root.resolve().parents) if place.is_dir())
+    free = shutil.disk_usage(folder).free
+    needed = _NUM_CHECKPOINTS * candidate.checkpoint
+    if free < needed:
+        raise ConfigError(
+            f"{folder} has {free / GIB:.2f} GiB free, and checkpoints need "
+            f"{needed / GIB:.2f} ({_NUM_CHECKPOINTS} of {candidate.checkpoint / GIB:.2f}); free "
+            "some, or set paths.output_dir"
+        )

@@ -1,0 +1,127 @@
+"""Several processes that share a batch train what one process trains.
+
+One launch of two processes runs all trainings here; each test looks at one of them.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from rank_jobs import EXACT, STRATEGIES, Job, Outcome, difference, run_jobs
+from tiny_runs import read_weights, train_tiny
+from torch import Tensor
+
+# Three steps of 8, 8 and 3 triplets: the last batch is smaller and odd.
+_THREE_STEPS = (*EXACT, "data.max_examples=19", "trainer.max_steps=3")
+_TWO_NEGATIVES = (
+    *_THREE_STEPS,
+    "data.source=path",
+    "data.columns.anchor=a",
+    "data.columns.positive=p",
+    "data.columns.negatives=[n1,n2]",
+    # Without it the loss would not notice whose hard negative is whose.
+    "loss.hard_negative_weight=0.7",
+)
+CASES: dict[str, tuple[str, ...]] = {
+    "lora": _THREE_STEPS,
+    "packs": (*_THREE_STEPS, "trainer.activation_checkpointing=packs", "data.tokens_per_pack=40"),
+    "layers": (*_THREE_STEPS, "trainer.activation_checkpointing=layers"),
+    "full": (*_THREE_STEPS, "adapter=full", "trainer.learning_rate=0.05"),
+    "accumulated": (*_THREE_STEPS, "trainer.accumulate_grad_batches=2"),
+    "clipped": (*_THREE_STEPS, "trainer.gradient_clip_norm=0.01"),
+    "two negatives": _TWO_NEGATIVES,
+}
+MISTAKES = ("gather_without_gradient", "gather_nothing", "gather_in_wrong_order")
+
+
+@pytest.fixture(scope="module")
+def triplets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An override with a file that has two hard negatives for each anchor."""
+    path = tmp_path_factory.mktemp("data") / "two.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["a", "p", "n1", "n2"])
+        for i in range(30):
+            rows.writerow([f"anchor {i}", f"positive {i * i}", f"not {i}", f"never {i} {i % 3}"])
+    return f"data.path={path}"
+
+
+@pytest.fixture(scope="module")
+def cases(triplets: str) -> Mapping[str, tuple[str, ...]]:
+    return {
+        name: (*case, triplets) if "data.source=path" in case else case
+        for name, case in CASES.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def alone(
+    tmp_path_factory: pytest.TempPathFactory, cases: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, Path]:
+    """Adapters of one process, and what they started from."""
+    root = tmp_path_factory.mktemp("alone")
+    stop = ("trainer.max_steps=1", "trainer.learning_rate=1e-30")
+    cases = {**cases, "start": (*_THREE_STEPS, *stop)}
+    cases["start of full"] = (*cases["start"], "adapter=full")
+    return {name: train_tiny(root / name, *case).adapter for name, case in cases.items()}
+
+
+def _difference(found: Mapping[str, Tensor], case: str, alone: Mapping[str, Path]) -> float:
+    start = alone["start of full" if case == "full" else "start"]
+    return difference(found, read_weights(alone[case]), start=read_weights(start))
+
+
+def _cases_of(strategy: str, cases: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
+    """Leaves out what a strategy refuses."""
+    refused = ("layers",) if strategy == "deepspeed_zero3" else ()
+    return {name: case for name, case in cases.items() if name not in refused}
+
+
+@pytest.fixture(scope="module")
+def together(
+    tmp_path_factory: pytest.TempPathFactory, cases: Mapping[str, tuple[str, ...]]
+) -> Mapping[str, Outcome]:
+    """What two processes left."""
+    jobs = [
+        Job(f"{strategy}-{name}", (*case, f"strategy={strategy}"))
+        for strategy in STRATEGIES
+        for name, case in _cases_of(strategy, cases).items()
+    ]
+    wrong = (*cases["two negatives"], "strategy=ddp")
+    jobs += [Job(mistake, wrong, mistake=mistake) for mistake in MISTAKES]
+    return run_jobs(tmp_path_factory, "equal", jobs)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "case"), [(s, case) for s in STRATEGIES for case in _cases_of(s, CASES)]
+)
+def test_two_processes_train_what_one_trains(
+    strategy: str, case: str, alone: Mapping[str, Path], together: Mapping[str, Outcome]
+) -> None:
+    found = together[f"{strategy}-{case}"].weights
+    assert _difference(found, case, alone) < 1e-5
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_common_mistakes_would_be_seen(
+    mistake: str, alone: Mapping[str, Path], together: Mapping[str, Outcome]
+) -> None:
+    found = together[mistake].weights
+    assert _difference(found, "two negatives", alone) > 1e-2
+
+
+def test_a_factor_in_the_gradient_would_be_seen(tmp_path: Path, alone: Mapping[str, Path]) -> None:
+    # Half the learning rate is half the gradient: what averaging once too often does.
+    half = train_tiny(tmp_path, *CASES["lora"], "trainer.learning_rate=0.25").adapter
+    assert _difference(read_weights(half), "lora", alone) > 1e-2
+
+
+def test_negatives_come_from_all_processes(together: Mapping[str, Outcome]) -> None:
+    [metrics] = sorted((together["ddp-lora"].run / "logs").glob("*/metrics.csv"))
+    with metrics.open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["train/negatives_per_anchor"]]
+    # Batches of 8, 8 and 3 triplets: N - 1 other positives and N hard negatives.
+    assert [float(row["train/negatives_per_anchor"]) for row in rows] == [15, 15, 5]

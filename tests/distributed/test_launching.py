@@ -1,0 +1,138 @@
+"""Starting several processes: by the configuration, by torchrun, in a sweep; and when one dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from tiny_runs import REPOSITORY, read_json, run_script, script_environment
+
+_TINY = ("debug=tiny", "trainer.max_steps=2", "evaluation.dev_every_n_steps=2")
+
+
+def _runs(output_dir: Path) -> list[Path]:
+    return sorted(path.parent for path in output_dir.rglob("run.json"))
+
+
+def test_the_configuration_asks_for_two(tmp_path: Path) -> None:
+    done = run_script(
+        "train.py", *_TINY, "strategy=ddp", "trainer.devices=2", f"paths.output_dir={tmp_path}"
+    )
+    assert done.returncode == 0, done.stderr
+    [run] = _runs(tmp_path)
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+    assert done.stdout.count("adapter:") == 1
+    assert done.stderr.count("prompt in use") == 1
+    # Rank 1 wrote no files of its own.
+    assert [path.name for path in run.glob("*.log")] == ["train.log"]
+    assert "15 negatives per anchor" in done.stderr
+
+
+def test_torchrun_as_the_readme_says(tmp_path: Path) -> None:
+    # Without a run_name: all ranks have to find the same one.
+    done = run_script(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"),
+        *_TINY,
+        "strategy=deepspeed_zero3",
+        f"paths.output_dir={tmp_path}",
+        f"paths.results_dir={tmp_path}/store",
+    )
+    assert done.returncode == 0, done.stderr
+    [run] = _runs(tmp_path)
+    assert (run / "adapter" / "adapter_model.safetensors").is_file()
+
+
+def test_a_sweep_of_runs_with_two_processes_each(tmp_path: Path) -> None:
+    done = run_script(
+        *("train.py", "--multirun", *_TINY, "seed=1,2", "strategy=ddp", "trainer.devices=2"),
+        "evaluation=none",
+        f"paths.output_dir={tmp_path}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert [run.name for run in _runs(tmp_path)] == ["0", "1"]
+    assert [read_json(run / "run.json")["config"]["seed"] for run in _runs(tmp_path)] == [1, 2]
+
+
+def test_evaluation_with_two_processes(tmp_path: Path) -> None:
+    scores = []
+    for name, extra in (("one", ()), ("two", ("devices=2", "strategy=fsdp2"))):
+        done = run_script(
+            *("evaluate.py", "model=tiny", f"run_name={name}", *extra),
+            f"paths.output_dir={tmp_path}",
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("results:") == 1
+        scores.append(read_json(tmp_path / name / "results.json")["averages"])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+
+
+def test_what_a_user_can_mend_is_said_once(tmp_path: Path) -> None:
+    done = run_script(
+        *("train.py", *_TINY, "strategy=ddp", "trainer.devices=2"),
+        *("data.source=path", "data.path=nowhere.csv", f"paths.output_dir={tmp_path}"),
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("error:") == 1
+    assert "nowhere.csv" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_machines_need_a_launcher(tmp_path: Path) -> None:
+    done = run_script(
+        "train.py", *_TINY, "strategy=ddp", "trainer.num_nodes=2", f"paths.output_dir={tmp_path}"
+    )
+    assert done.returncode == 2
+    assert "trainer.num_nodes=2 needs torchrun or srun" in done.stderr
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_dies_ends_the_others(victim: int, tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    endless = ("debug=tiny", "strategy=ddp", "evaluation=none", "run_name=run")
+    endless += ("trainer.max_steps=100000", "trainer.max_epochs=100000")
+    # Started by hand, so that nobody but the ranks themselves notices.
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "train.py", *endless, f"paths.output_dir={tmp_path}"],
+            cwd=REPOSITORY,
+            env=script_environment(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE="2",
+                LOCAL_WORLD_SIZE="2",
+                MASTER_ADDR="127.0.0.1",
+                MASTER_PORT=str(port),
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        start = time.monotonic()
+        while not list((tmp_path / "run").glob("checkpoints/*.ckpt")):
+            assert time.monotonic() < start + 200
+            assert all(process.poll() is None for process in processes), processes[0].communicate()
+            time.sleep(0.1)
+        os.kill(processes[victim].pid, signal.SIGKILL)
+        died = time.monotonic()
+        output, _ = processes[1 - victim].communicate(timeout=60)
+        assert time.monotonic() < died + 60
+        assert processes[1 - victim].returncode == 3, output
+        assert "another process of this run ended or did not answer" in output
+        assert "Traceback" not in output
+    finally:
+        for process in processes:
+            for child in psutil.Process(process.pid).children() if process.poll() is None else []:
+                child.kill()
+            process.kill()

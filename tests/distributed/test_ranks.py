@@ -1,0 +1,112 @@
+"""Who is who: what launchers say through the environment, and what is asked of them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from embedllm.distributed import main_only, share_from_main
+from embedllm.errors import ConfigError
+from embedllm.launch import needs_launch
+from embedllm.ranks import Rank, current_rank, default_run_name
+
+_NAMES = (
+    *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
+    *("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NNODES"),
+    "SLURM_JOB_ID",
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in _NAMES:
+        monkeypatch.delenv(name, raising=False)
+    default_run_name.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, Rank()),
+        (
+            {
+                "RANK": "5",
+                "WORLD_SIZE": "8",
+                "LOCAL_RANK": "1",
+                "LOCAL_WORLD_SIZE": "4",
+                "GROUP_RANK": "1",
+            },
+            Rank(5, 8, 1, num_nodes=2, node_rank=1),
+        ),
+        (
+            {
+                "SLURM_PROCID": "3",
+                "SLURM_NTASKS": "4",
+                "SLURM_LOCALID": "1",
+                "SLURM_NODEID": "1",
+                "SLURM_NNODES": "2",
+            },
+            Rank(3, 4, 1, num_nodes=2, node_rank=1),
+        ),
+        # sbatch without srun: one process on the first of two machines.
+        ({"SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}, Rank()),
+        # torchrun inside a job of SLURM.
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "SLURM_NTASKS": "1"},
+            Rank(1, 2, 1),
+        ),
+    ],
+)
+def test_launchers(
+    environment: dict[str, str], expected: Rank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert current_rank() == expected
+
+
+def test_a_run_without_a_name_is_named_by_its_start() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", default_run_name())
+    # One name for all jobs of a sweep.
+    assert default_run_name() == default_run_name()
+
+
+def test_ranks_of_a_slurm_job_are_named_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("SLURM_JOB_ID", "42"), ("SLURM_NTASKS", "2"), ("SLURM_PROCID", "1")):
+        monkeypatch.setenv(name, value)
+    assert default_run_name() == "slurm-42"
+
+
+def test_alone_everything_is_done_here() -> None:
+    assert main_only(lambda: 3) == 3
+    assert share_from_main("x") == "x"
+
+
+@pytest.mark.parametrize(
+    ("world_size", "devices", "num_nodes", "expected"),
+    [(1, 1, 1, False), (1, 2, 1, True), (2, 2, 1, False), (4, 1, 1, False), (4, 2, 2, False)],
+)
+def test_who_starts_the_processes(
+    world_size: int,
+    devices: int,
+    num_nodes: int,
+    expected: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if world_size > 1:
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("WORLD_SIZE", str(world_size))
+    assert needs_launch(devices=devices, num_nodes=num_nodes) is expected
+
+
+def test_another_number_than_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(ConfigError, match=r"trainer\.devices=2.*ask for 2 processes, but 4"):
+        needs_launch(devices=2, num_nodes=1)
+
+
+def test_other_machines_need_a_launcher() -> None:
+    with pytest.raises(ConfigError, match=r"trainer\.num_nodes=2 needs torchrun or srun"):
+        needs_launch(devices=1, num_nodes=2)

@@ -1,0 +1,121 @@
+"""Several processes that stop and go on: the same run, another strategy, another number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from rank_jobs import EXACT, STRATEGIES, Job, Outcome, difference, run_jobs
+from tiny_runs import read_weights, train_tiny
+from torch import Tensor
+
+# The usual Adam, whose state has to come back too; the last batch of an epoch is smaller.
+_USUAL = tuple(o for o in EXACT if "epsilon" not in o and "learning_rate" not in o)
+TEN_STEPS = (
+    *_USUAL,
+    "data.max_examples=38",
+    "trainer.max_epochs=2",
+    "trainer.max_steps=10",
+    "trainer.checkpoint_every_n_steps=2",
+)
+# Strategies that go on with a run of DDP's; ZeRO 1 does as ZeRO 2.
+ADAPTED = ("deepspeed_zero2", "deepspeed_zero3", "fsdp2")
+# ZeRO shards the same tensors as before; only sums over ranks may come in another order.
+_SAME = 1e-6
+# Adam divides by the root of small numbers, so rounding grows from step to step.
+_OTHER = 2e-4
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The adapter of one process that was never stopped."""
+    return train_tiny(tmp_path_factory.mktemp("alone"), *TEN_STEPS).adapter
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Tensor]:
+    """The adapter before any step."""
+    stop = ("trainer.max_steps=1", "trainer.learning_rate=1e-30")
+    root = tmp_path_factory.mktemp("start")
+    return read_weights(train_tiny(root, *TEN_STEPS, *stop).adapter)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
+    """What two processes left."""
+    jobs = []
+    for strategy in STRATEGIES:
+        overrides = (*TEN_STEPS, f"strategy={strategy}")
+        jobs += [
+            Job(f"{strategy} whole", overrides),
+            Job(f"{strategy} first half", overrides, folder=strategy, die_at=7),
+            Job(f"{strategy} second half", overrides, folder=strategy),
+        ]
+        if strategy not in ADAPTED:
+            continue
+        jobs += [
+            # Started as DDP.
+            Job(
+                f"{strategy} from ddp, first half",
+                (*TEN_STEPS, "strategy=ddp"),
+                folder=f"{strategy} from ddp",
+                die_at=5,
+            ),
+            Job(f"{strategy} unasked", overrides, folder=f"{strategy} from ddp"),
+            Job(
+                f"{strategy} from ddp",
+                (*overrides, "resume=adapt"),
+                folder=f"{strategy} from ddp",
+            ),
+        ]
+    return run_jobs(tmp_path_factory, "resume", jobs)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_resumed_run_is_the_uninterrupted_one(
+    strategy: str, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
+) -> None:
+    resumed = together[f"{strategy} second half"]
+    whole = together[f"{strategy} whole"].weights
+    assert difference(resumed.weights, whole, start=start) < _SAME
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_ten_steps_with_adam_are_those_of_one_process(
+    strategy: str,
+    alone: Path,
+    start: Mapping[str, Tensor],
+    together: Mapping[str, Outcome],
+) -> None:
+    found = together[f"{strategy} whole"].weights
+    assert difference(found, read_weights(alone), start=start) < _OTHER
+
+
+@pytest.mark.parametrize("strategy", ADAPTED)
+def test_a_run_goes_on_with_another_strategy(
+    strategy: str,
+    alone: Path,
+    start: Mapping[str, Tensor],
+    together: Mapping[str, Outcome],
+) -> None:
+    found = together[f"{strategy} from ddp"].weights
+    assert difference(found, read_weights(alone), start=start) < _OTHER
+
+
+@pytest.mark.parametrize("strategy", ADAPTED)
+def test_another_strategy_has_to_be_asked_for(
+    strategy: str, together: Mapping[str, Outcome]
+) -> None:
+    errors = together[f"{strategy} unasked"].errors
+    assert len(errors) == 2
+    assert all("resume=adapt" in error and "strategy=ddp on 2" in error for error in errors)
+
+
+def test_one_process_goes_on_where_two_stopped(
+    tmp_path_factory: pytest.TempPathFactory, alone: Path, start: Mapping[str, Tensor]
+) -> None:
+    job = Job("half", (*TEN_STEPS, "strategy=deepspeed_zero3"), die_at=7)
+    folder = run_jobs(tmp_path_factory, "half", [job])["half"].folder
+    found = train_tiny(folder, *TEN_STEPS, "resume=adapt").adapter
+    assert difference(read_weights(found), read_weights(alone), start=start) < _OTHER
