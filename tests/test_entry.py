@@ -159,7 +159,10 @@ def test_wrong_type(override: str, parts: tuple[str, ...], call: Call) -> None:
     [
         ("model=opt-7b", "model=opt-7b is not known; did you mean opt-"),
         ("adapter=qlora", "did you mean lora?\nallowed: dora, full, ia3, lora, vera\n"),
-        ("strategy=dp", "strategy=dp is not known; did you mean ddp?\nallowed: auto, ddp, deepspeed_"),
+        (
+            "strategy=dp",
+            "strategy=dp is not known; did you mean ddp?\nallowed: auto, ddp, deepspeed_",
+        ),
         # Groups of which nothing is chosen by default.
         (
             "experiment=smollm-nli",
