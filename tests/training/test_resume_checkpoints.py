@@ -20,34 +20,48 @@ from embedllm.training.checkpoints import AtomicCheckpointIO, newest_checkpoint
 pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists:UserWarning")
 
 
-@pytest.mark.parametrize(
-    "damage", ["truncated", "empty", "bit-flipped", "not a checkpoint", "pickle"]
-)
-def test_a_damaged_checkpoint_is_named_and_nothing_is_deleted(
-    damage: str, interrupted: Path
-) -> None:
-    newest = interrupted / "run" / "checkpoints" / "step-000004.ckpt"
-    content = newest.read_bytes()
+def _damage(path: Path, damage: str) -> bytes:
+    """Damages a checkpoint and returns what is then in it."""
+    content = path.read_bytes()
     middle = len(content) // 2
     if damage == "pickle":
-        torch.save({"state_dict": Path("/a/path/is/no/plain/value")}, newest)
+        torch.save({"state_dict": Path("/a/path/is/no/plain/value")}, path)
     else:
-        newest.write_bytes(
+        flipped = bytes([content[middle] ^ 1])
+        path.write_bytes(
             {
                 "truncated": content[:middle],
                 "empty": b"",
-                "bit-flipped": content[:middle]
-                + bytes([content[middle] ^ 1])
-                + content[middle + 1 :],
+                "bit-flipped": content[:middle] + flipped + content[middle + 1 :],
                 "not a checkpoint": b"hello" * 1000,
             }[damage]
         )
-    before = {p: p.read_bytes() for p in interrupted.rglob("*.ckpt")}
-    with pytest.raises(
-        CheckpointError, match=r"step-000004\.ckpt.*delete it to resume from the one"
-    ):
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "bit-flipped", "not a checkpoint", "pickle"]
+)
+def test_the_checkpoint_before_a_damaged_one_is_used(
+    damage: str,
+    interrupted: Path,
+    uninterrupted: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = interrupted / "run" / "checkpoints"
+    left = _damage(folder / "step-000004.ckpt", damage)
+    result = train_tiny(interrupted, "evaluation=none")
+    assert have_equal_weights(result.adapter, uninterrupted("evaluation=none") / "adapter")
+    assert "step-000004.ckpt cannot be read" in caplog.text
+    # Nothing is thrown away.
+    assert (folder / "step-000004.damaged").read_bytes() == left
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_trained(interrupted: Path) -> None:
+    for path in (interrupted / "run" / "checkpoints").glob("*.ckpt"):
+        _damage(path, "truncated")
+    with pytest.raises(CheckpointError, match=r"all checkpoints in .* are damaged"):
         train_tiny(interrupted, "evaluation=none")
-    assert {p: p.read_bytes() for p in interrupted.rglob("*.ckpt")} == before
 
 
 def test_resumes_from_the_checkpoint_before_a_deleted_one(
