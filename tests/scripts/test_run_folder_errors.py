@@ -36,12 +36,13 @@ def test_resume_never(begun: Path, fails: Script) -> None:
     assert f"{begun} already holds a run and resume=never; choose another run_name" in message
 
 
-def test_a_truncated_checkpoint(begun: Path, fails: Script) -> None:
-    newest = begun / "checkpoints" / "step-000008.ckpt"
-    newest.write_bytes(newest.read_bytes()[:1000])
+def test_truncated_checkpoints(begun: Path, fails: Script) -> None:
+    for path in (begun / "checkpoints").glob("*.ckpt"):
+        path.write_bytes(path.read_bytes()[:1000])
     message = fails("train.py", "evaluation=none")
-    assert f"the checkpoint {newest} cannot be read" in message
-    assert "delete it to resume from the one before" in message
+    assert f"all checkpoints in {begun / 'checkpoints'} are damaged" in message
+    assert "*.damaged" in message
+    assert "another run_name" in message
 
 
 @pytest.mark.parametrize("name", ["run.json", "results/before.json", "results/after.json"])
