@@ -70,20 +70,22 @@ def newest_checkpoint(folder: Path) -> Path | None:
     Raises:
         CheckpointError: There are checkpoints, and all are damaged.
     """
-    paths = sorted(folder.glob("step-*.ckpt"), reverse=True)
-    for path in paths:
+    damaged: dict[Path, CheckpointError] = {}
+    for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
         try:
             read_checkpoint(path, map_location="meta")
         except CheckpointError as error:
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
+            damaged[path] = error
+            continue
+        for other, error in damaged.items():
+            aside = other.with_suffix(".damaged")
+            other.replace(aside)
             _log.warning("%s; it is now %s, and the one before it is used", error, aside.name)
-        else:
-            return path
-    if paths:
+        return path
+    if damaged:
         raise CheckpointError(
-            f"all checkpoints in {folder} are damaged (they are kept as *.damaged); start the run "
-            "under another run_name"
+            f"all checkpoints in {folder} are damaged, for example: {min(damaged.values(), key=str)}; "
+            "start the run under another run_name, or delete them to start it anew"
         )
     return None
 

@@ -41,7 +41,7 @@ def test_truncated_checkpoints(begun: Path, fails: Script) -> None:
         path.write_bytes(path.read_bytes()[:1000])
     message = fails("train.py", "evaluation=none")
     assert f"all checkpoints in {begun / 'checkpoints'} are damaged" in message
-    assert "*.damaged" in message
+    assert "cannot be read" in message
     assert "another run_name" in message
 
 
