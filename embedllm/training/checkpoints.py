@@ -77,15 +77,15 @@ def newest_checkpoint(folder: Path) -> Path | None:
         except CheckpointError as error:
             damaged[path] = error
             continue
-        for other, error in damaged.items():
+        for other, reason in damaged.items():
             aside = other.with_suffix(".damaged")
             other.replace(aside)
-            _log.warning("%s; it is now %s, and the one before it is used", error, aside.name)
+            _log.warning("%s; it is now %s, and the one before it is used", reason, aside.name)
         return path
     if damaged:
         raise CheckpointError(
-            f"all checkpoints in {folder} are damaged, for example: {min(damaged.values(), key=str)}; "
-            "start the run under another run_name, or delete them to start it anew"
+            f"all checkpoints in {folder} are damaged: {'; '.join(map(str, damaged.values()))}. "
+            "Start the run under another run_name, or delete them to start it anew"
         )
     return None
 
