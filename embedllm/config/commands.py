@@ -24,7 +24,7 @@ from embedllm.config.groups import (
     StrategyConfig,
     TrainerConfig,
 )
-from embedllm.config.quantization import check_quantized_adapter
+from embedllm.config.quantization import check_quantized_adapter, check_quantized_strategy
 from embedllm.errors import ConfigError
 
 MAX_SEED = 2**32 - 1  # numpy's
@@ -102,6 +102,7 @@ class TrainConfig:
                 "or evaluate.py to score a model as it is"
             )
         check_quantized_adapter(self.model.quantization, self.adapter.method)
+        check_quantized_strategy(self.model.quantization, self.strategy.name)
         if self.adapter.method == "full" and self.model.dtype == "float16":
             raise ConfigError(
                 "adapter=full with model.dtype=float16 has no float32 copy of the weights; "

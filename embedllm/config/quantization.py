@@ -1,4 +1,4 @@
-"""What can be trained on a base in 4 or 8 bits."""
+"""What works with a base in 4 or 8 bits."""
 
 from __future__ import annotations
 
@@ -28,3 +28,18 @@ def check_quantized_adapter(quantization: str, method: str) -> None:
         f"adapter.method={method} does not work over model.quantization={quantization}; allowed: "
         f"{', '.join(ADAPTER_METHODS)}. Or use model.quantization=none"
     )
+
+
+def check_quantized_strategy(quantization: str, strategy: str) -> None:
+    """Raises ConfigError for a strategy that cannot spread a quantised base.
+
+    Args:
+        quantization: `model.quantization`; `none` works with all.
+        strategy: `strategy.name`.
+    """
+    if quantization != "none" and strategy == "fsdp2":
+        raise ConfigError(
+            f"strategy=fsdp2 cuts weights apart, and those of model.quantization={quantization} "
+            "cannot be; use strategy=ddp or deepspeed_zero2, whose processes hold the small base "
+            "each, or strategy=deepspeed_zero3, or model.quantization=none"
+        )

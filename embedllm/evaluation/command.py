@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedllm.config import EvaluateConfig
+from embedllm.config.quantization import check_quantized_strategy
 from embedllm.invocation import Invocation
 from embedllm.launch import launch, needs_launch
 from embedllm.log import get_logger, quiet_libraries
@@ -59,7 +60,7 @@ def _evaluate(config: EvaluateConfig, invocation: Invocation) -> tuple[str, Eval
     from embedllm.files import write_json
     from embedllm.models.backbone import load_model_config, resolve_device
     from embedllm.models.configured import choose_encoder
-    from embedllm.models.spreading import spread_for_use
+    from embedllm.models.spreading import spreading_of
     from embedllm.results import append_result
 
     tasks = main_first(lambda: load_configured_suite(config.evaluation))
@@ -73,17 +74,20 @@ def _evaluate(config: EvaluateConfig, invocation: Invocation) -> tuple[str, Eval
             overrides=invocation.overrides,
         )
     )
+    check_quantized_strategy(choice.model.quantization, config.strategy.name)
     if not choice.is_model_chosen:
         origin = replace(origin, model_choice=None)
     device = resolve_device()
     # Rank 0 first: what is downloaded or converted is there for the others.
     main_first(lambda: load_model_config(choice.model, cache_dir))
     encoder = choice.load(
-        cache_dir, device=device, tokens_per_batch=config.evaluation.tokens_per_batch
+        cache_dir,
+        device=device,
+        tokens_per_batch=config.evaluation.tokens_per_batch,
+        spreading=spreading_of(config.strategy, device),
     )
     _log.info("prompt in use: %s", encoder.describe())
     prepare_encoder(encoder, config.evaluation, cache_dir)
-    spread_for_use(encoder.embedder, config.strategy, device)
     result, record = score_and_record(
         encoder,
         tasks,

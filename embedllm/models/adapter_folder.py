@@ -12,8 +12,9 @@ makes that impossible. All tensors are safetensors; nothing is unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,12 +25,10 @@ from embedllm.config import AdapterConfig, DemonstrationConfig, ModelConfig, Pro
 from embedllm.distributed import main_only
 from embedllm.errors import AdapterError
 from embedllm.files import new_folder, sha256_of
-from embedllm.models.adapters import (
-    load_adapter_state,
-    peft_adapter_from_folder,
-)
+from embedllm.models.adapters import adapter_from_folder, load_adapter_state
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.quantization import describe_weights, described_quantization
+from embedllm.models.weight_stream import Attachment
 from embedllm.models.whole import whole_state
 from embedllm.versions import library_versions
 
@@ -177,18 +176,30 @@ def _verify_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
             )
 
 
-def attach_saved_adapter(trunk: nn.Module, folder: Path) -> nn.Module:
-    """Returns the trunk with the peft adapter of `folder`, every weight accounted for.
+def saved_adapter(folder: Path) -> Attachment:
+    """Returns the peft adapter of `folder`, every weight accounted for.
 
     Raises:
-        AdapterError: The adapter's weights do not fit the trunk.
+        AdapterError: Here or when it is attached: the adapter does not fit the trunk.
     """
+
+    def attach(trunk: nn.Module) -> nn.Module:
+        with _as_misfit(folder):
+            adapted = fresh.attach(trunk)
+        restore_adapter(adapted, folder)
+        return adapted.requires_grad_(False)
+
+    with _as_misfit(folder):
+        fresh = adapter_from_folder(str(folder))
+    return replace(fresh, attach=attach)
+
+
+@contextmanager
+def _as_misfit(folder: Path) -> Iterator[None]:
     try:
-        adapted = peft_adapter_from_folder(trunk, str(folder))
+        yield
     except (ValueError, TypeError, KeyError) as error:
         raise AdapterError(f"the adapter in {folder} does not fit this model: {error}") from error
-    restore_adapter(adapted, folder)
-    return adapted.requires_grad_(False)
 
 
 def restore_adapter(adapted: nn.Module, folder: Path) -> None:

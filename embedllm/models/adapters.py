@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from embedllm.errors import AdapterError, ConfigError
 from embedllm.models.dropout import use_few_bits_dropout
 from embedllm.models.linear import use_onednn_linear
 from embedllm.models.quantization import quantization_of
+from embedllm.models.weight_stream import Attachment
 
 
 def check_adapter_config(adapter: AdapterConfig) -> None:
@@ -60,6 +62,39 @@ def attach_adapter(trunk: nn.Module, adapter: AdapterConfig, *, seed: int) -> nn
     return adapted  # type: ignore[no-any-return]
 
 
+def new_adapter(adapter: AdapterConfig, *, seed: int) -> Attachment:
+    """Returns what `attach_adapter` puts onto a trunk that is still to be loaded."""
+    reads_weights = adapter.method not in ("none", "full") and _reads_weights(_peft_config(adapter))
+    return Attachment(partial(attach_adapter, adapter=adapter, seed=seed), reads_weights)
+
+
+def adapter_from_folder(folder: str) -> Attachment:
+    """Returns a fresh adapter of the configuration saved in `folder`, for its weights to be set."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(folder)
+    config.inference_mode = False
+    return Attachment(partial(_attach_fresh, config=config), _reads_weights(config))
+
+
+def _attach_fresh(trunk: nn.Module, config: Any) -> nn.Module:
+    from peft import get_peft_model
+
+    # The random initial weights are replaced; the global random state is left alone.
+    with torch.random.fork_rng(devices=[]):
+        adapted = get_peft_model(trunk, config)
+    use_onednn_linear(adapted)
+    use_few_bits_dropout(adapted)
+    return adapted  # type: ignore[no-any-return]
+
+
+def _reads_weights(config: Any) -> bool:
+    """Whether an adapter's initial weights are made from the trunk's; if unknown, they are."""
+    if config.peft_type == "LORA":
+        return config.use_dora or config.init_lora_weights not in (True, False, "gaussian")
+    return bool(config.peft_type != "IA3")
+
+
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """Returns the parameters that require gradients, by name, detached."""
     return {n: p.detach() for n, p in module.named_parameters() if p.requires_grad}
@@ -93,20 +128,6 @@ def load_adapter_state(trunk: nn.Module, state: Mapping[str, Tensor]) -> None:
             "the adapter belongs to another base model"
         )
     set_peft_model_state_dict(trunk, dict(state))
-
-
-def peft_adapter_from_folder(trunk: nn.Module, folder: str) -> nn.Module:
-    """Returns the trunk with a fresh adapter of the configuration saved in `folder`."""
-    from peft import PeftConfig, get_peft_model
-
-    config = PeftConfig.from_pretrained(folder)
-    config.inference_mode = False
-    # The random initial weights are replaced; the global random state is left alone.
-    with torch.random.fork_rng(devices=[]):
-        adapted = get_peft_model(trunk, config)
-    use_onednn_linear(adapted)
-    use_few_bits_dropout(adapted)
-    return adapted  # type: ignore[no-any-return]
 
 
 def _peft_config(adapter: AdapterConfig) -> Any:

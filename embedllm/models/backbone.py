@@ -40,6 +40,7 @@ from embedllm.models.structure import (
     resolve_layer,
 )
 from embedllm.models.weight_stream import (
+    Attachment,
     CheckpointWeights,
     RandomWeights,
     Shard,
@@ -75,6 +76,7 @@ def load_trunk(
     *,
     device: torch.device,
     num_tokens: int | None = None,
+    attachment: Attachment | None = None,
     shard: Shard | None = None,
 ) -> nn.Module:
     """Returns the decoder trunk in evaluation mode on `device`.
@@ -88,40 +90,41 @@ def load_trunk(
         cache_dir: Where converted models lie.
         device: Where the weights go.
         num_tokens: Size of the tokenizer, checked against the embedding table.
-        shard: Cuts each block down to this process' share; None to keep it whole.
+        attachment: What is put onto it, for example an adapter; None for the trunk as it is.
+        shard: Cuts each block down to this process' share; None to keep it whole. What is in pieces
+            may need the other processes, or an engine, to run, so the caller checks beforehand, on
+            `sketch_trunk`, that the model does not read ahead.
 
     Raises:
-        ConfigError: The quantisation does not fit.
+        ConfigError: The quantisation, or what is attached, does not fit.
         ModelError: The weights cannot be loaded, or the tokenizer has ids the model lacks.
     """
     check_quantization(model)
     config = load_model_config(model, cache_dir)
     _check_num_tokens(num_tokens, config)
     layer = resolve_layer(model.layer, config.num_hidden_layers)
+    num_layers = None if layer == -1 else layer
     dtype = resolve_dtype(model.dtype, device)
-    if shard is not None:
-        # What is in pieces may need the other processes, or an engine, to run.
-        check_is_causal(_sketch(config, dtype, device), model.name)
     trunk, weights = _open(model, config, cache_dir, dtype)
-    kind, convert = model.quantization, None
-    if kind != "none":
-        _check_unquantized(trunk, model)
-        convert = partial(quantize_layers, trunk, kind=kind, dtype=dtype, device=device)
-    place_blocks(
-        trunk,
-        device=device,
-        weights=weights,
-        num_layers=None if layer == -1 else layer,
-        convert=convert,
-        shard=shard,
-    )
-    if kind != "none":
-        mark_quantized(trunk, kind)
-    if shard is None:
-        check_is_causal(trunk, model.name)
+    place = partial(place_blocks, trunk, device=device)
+    kind, attach = model.quantization, None
+    if attachment is not None:
+        attach = attachment.attach
+    if shard is None or kind != "none" or (attachment is not None and attachment.reads_weights):
+        convert = None
+        if kind != "none":
+            _check_unquantized(trunk, model)
+            convert = partial(quantize_layers, trunk, kind=kind, dtype=dtype, device=device)
+        place(weights=weights, num_layers=num_layers, convert=convert)
+        if kind != "none":
+            mark_quantized(trunk, kind)
+        if shard is None:
+            check_is_causal(trunk, model.name)
+        weights, num_layers = None, None
+    root = place(weights=weights, num_layers=num_layers, attach=attach, shard=shard)
     use_short_row_attention(trunk)
     use_onednn_linear(trunk)
-    return trunk
+    return root
 
 
 def _check_unquantized(trunk: nn.Module, model: ModelConfig) -> None:
@@ -150,7 +153,7 @@ def _open(
             files = find_files(source_of(model, cache_dir), revision=model.revision)
         if (checkpoint := open_checkpoint(trunk, files, guard)) is not None:
             _check_complete(model, checkpoint.missing)
-            return trunk, CheckpointWeights(trunk, checkpoint)
+            return trunk, CheckpointWeights(checkpoint)
     return _load(AutoModel, model, config, cache_dir, dtype=dtype), weights
 
 
@@ -160,11 +163,18 @@ def _is_usual(model: ModelConfig, config: PreTrainedConfig) -> bool:
     return is_own_code and not getattr(config, "quantization_config", None)
 
 
-def _sketch(config: PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """Returns the trunk with one layer and random weights: enough to see what it looks at."""
+def sketch_trunk(model: ModelConfig, cache_dir: Path, *, device: torch.device) -> nn.Module:
+    """Returns the trunk with one layer and random weights: enough to see how it computes.
+
+    Raises:
+        ModelError: The architecture cannot be built, or the model reads ahead.
+    """
+    config = copy.deepcopy(load_model_config(model, cache_dir))
     with as_architecture_error():
-        trunk = build_without_weights(copy.deepcopy(config), dtype)
+        trunk = build_without_weights(config, resolve_dtype(model.dtype, device))
     place_blocks(trunk, device=device, weights=RandomWeights(trunk, seed=0), num_layers=1)
+    check_is_causal(trunk, model.name)
+    use_short_row_attention(trunk)
     return trunk
 
 

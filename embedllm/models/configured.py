@@ -13,6 +13,7 @@ from embedllm.errors import ConfigError
 from embedllm.models.adapter_folder import read_description
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_adapted_encoder, load_encoder
+from embedllm.models.spreading import Spreading
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,12 @@ class EncoderChoice:
     is_model_chosen: bool = True
 
     def load(
-        self, cache_dir: Path, *, device: torch.device, tokens_per_batch: int | None = None
+        self,
+        cache_dir: Path,
+        *,
+        device: torch.device,
+        tokens_per_batch: int | None = None,
+        spreading: Spreading | None = None,
     ) -> SentenceEncoder:
         """Returns the encoder.
 
@@ -40,6 +46,7 @@ class EncoderChoice:
             cache_dir: Where converted models lie.
             device: Where the weights go.
             tokens_per_batch: Padded tokens per forward pass; None for the device's default.
+            spreading: How the weights are spread over ranks; None to keep them whole.
 
         Raises:
             EmbedllmError: As `load_encoder` and `load_adapted_encoder`.
@@ -51,6 +58,7 @@ class EncoderChoice:
                 cache_dir,
                 device=device,
                 tokens_per_batch=tokens_per_batch,
+                spreading=spreading,
             )
         return load_adapted_encoder(
             self.adapter,
@@ -58,6 +66,7 @@ class EncoderChoice:
             device=device,
             model=self.model,
             tokens_per_batch=tokens_per_batch,
+            spreading=spreading,
         )
 
 

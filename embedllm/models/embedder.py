@@ -252,24 +252,18 @@ class Embedder(nn.Module):
         is_last = self.pooling == "last" and self._prepending is None
         return is_last and self._takes_masks() and reads_early(self)
 
-    def spread(
-        self,
-        spread_trunk: Callable[[nn.Module], None],
-        *,
-        may_read_early: bool = True,
-        may_train_prefix: bool = True,
-    ) -> None:
-        """Spreads the trunk's weights over ranks, in place.
+    def go_in_step(self, sketch: Embedder, *, may_read_early: bool, may_train_prefix: bool) -> None:
+        """Says that the trunk's weights are spread over ranks, from before the first pass on.
 
         Args:
-            spread_trunk: Does it.
+            sketch: An embedder of the same kind whose weights are whole: what the trunk can do is
+                found by trying, and a try that fails half way leaves ranks at odds.
             may_read_early: Whether the last layer may still run in two parts.
             may_train_prefix: Whether gradients may enter a layer by its keys and values, as those
                 of a shared prefix do.
         """
-        # What the trunk can do is found by trying, which is done before passes are everybody's.
-        _ = self.can_read_early, self.can_share_trie
-        spread_trunk(self.trunk)
+        self._reads_early = sketch._reads_early
+        self.can_share_trie = sketch.can_share_trie
         self.in_step = is_joined()
         self.may_read_early = may_read_early
         self._may_train_prefix = may_train_prefix

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,8 +13,8 @@ from embedllm.config import ModelConfig, PromptConfig
 from embedllm.errors import ConfigError
 from embedllm.log import get_logger
 from embedllm.models.adapter_folder import (
-    attach_saved_adapter,
     read_description,
+    saved_adapter,
     verify_probe,
 )
 from embedllm.models.backbone import (
@@ -22,10 +23,12 @@ from embedllm.models.backbone import (
     load_trunk,
     max_positions,
     resolve_layer,
+    sketch_trunk,
 )
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
-from embedllm.models.weight_stream import Shard
+from embedllm.models.spreading import Spreading
+from embedllm.models.weight_stream import Attachment
 from embedllm.prompts.template import Prompt, build_more_prompts, build_prompt
 
 _log = get_logger(__name__)
@@ -39,9 +42,10 @@ def load_encoder(
     device: torch.device,
     tokens_per_batch: int | None = None,
     share_prefix: bool = True,
-    shard: Shard | None = None,
+    attachment: Attachment | None = None,
+    spreading: Spreading | None = None,
 ) -> SentenceEncoder:
-    """Returns the encoder of a base model as it is.
+    """Returns the encoder of a base model.
 
     Prompt and tokenizer come first, so that their errors cost no loading of weights.
 
@@ -52,7 +56,10 @@ def load_encoder(
         device: Where the weights go.
         tokens_per_batch: Padded tokens per forward pass of `encode`.
         share_prefix: Compute what all prompts of a call begin with once.
-        shard: Cuts each block of weights down to this process' share; None to keep it whole.
+        attachment: What is put onto the base model, for example an adapter; None to leave it as
+            it is.
+        spreading: How its weights are spread over ranks, who all load it then; None to keep it
+            whole.
 
     Raises:
         ConfigError: The template is malformed or does not fit the model.
@@ -63,15 +70,34 @@ def load_encoder(
     _check_placeholder(model, (built, *more_prompts))
     config = load_model_config(model, cache_dir)
     tokenizer = load_tokenizer(model, cache_dir)
-    trunk = load_trunk(model, cache_dir, device=device, num_tokens=len(tokenizer), shard=shard)
     layer = resolve_layer(model.layer, config.num_hidden_layers)
-    embedder = Embedder(
-        trunk,
+    build = partial(
+        Embedder,
         pooling=model.pooling,
         layer=layer,
         normalize=model.normalize,
         token_prepending_layers=model.token_prepending_layers,
-    ).eval()
+    )
+    sketch = None
+    if spreading is not None:
+        sketch = build(sketch_trunk(model, cache_dir, device=device)).eval()
+    trunk = load_trunk(
+        model,
+        cache_dir,
+        device=device,
+        num_tokens=len(tokenizer),
+        attachment=attachment,
+        shard=None if spreading is None else spreading.shard,
+    )
+    embedder = build(trunk).eval()
+    if spreading is not None and sketch is not None:
+        if spreading.start is not None:
+            spreading.start(trunk)
+        embedder.go_in_step(
+            sketch,
+            may_read_early=spreading.may_read_early,
+            may_train_prefix=spreading.may_train_prefix,
+        )
     return SentenceEncoder(
         embedder,
         tokenizer,
@@ -105,6 +131,7 @@ def load_adapted_encoder(
     model: ModelConfig | None = None,
     tokens_per_batch: int | None = None,
     share_prefix: bool = True,
+    spreading: Spreading | None = None,
 ) -> SentenceEncoder:
     """Returns the encoder that an adapter folder describes, verified by its probe.
 
@@ -117,6 +144,7 @@ def load_adapted_encoder(
             saved ones.
         tokens_per_batch: Padded tokens per forward pass of `encode`.
         share_prefix: Compute what all prompts of a call begin with once.
+        spreading: As for `load_encoder`.
 
     Raises:
         AdapterError: Damaged folder, or the vectors are not those of training.
@@ -138,10 +166,9 @@ def load_adapted_encoder(
         device=device,
         tokens_per_batch=tokens_per_batch,
         share_prefix=share_prefix,
+        attachment=None if description.method == "full" else saved_adapter(folder),
+        spreading=spreading,
     )
-    if description.method != "full":
-        encoder.embedder.trunk = attach_saved_adapter(encoder.embedder.trunk, folder)
-        encoder.embedder.eval()
     distance = verify_probe(encoder, folder, saved_dtype=description.dtype)
     _log.info("adapter %s loaded; its probe differs by %.2g", folder, distance)
     return encoder

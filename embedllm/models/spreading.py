@@ -1,61 +1,98 @@
-"""A trunk's weights over several ranks, gathered layer by layer when they are needed."""
+"""A trunk's weights over several ranks, gathered layer by layer when they are needed.
+
+They are spread while the trunk is loaded, block by block, so that no process ever holds them all.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from embedllm.config import StrategyConfig
 from embedllm.distributed import is_joined
-from embedllm.models.backbone import decoder_layers
-from embedllm.models.embedder import Embedder
+from embedllm.models.weight_stream import Shard
 from embedllm.ranks import current_rank
 
 
-def spread_for_use(embedder: Embedder, strategy: StrategyConfig, device: torch.device) -> None:
-    """Spreads an embedder that is only used, not trained, in place.
+@dataclass(frozen=True)
+class Spreading:
+    """How a trunk is spread.
 
-    With a strategy whose ranks hold all weights, and on a single process, it stays as it is.
+    Attributes:
+        shard: Cuts a module's weights down to this rank's share.
+        start: Makes a trunk in pieces gather what it needs when it is called; None where it does
+            so by itself, or where a trainer sees to it.
+        may_read_early: Whether the last layer may run in two parts, which libraries that follow
+            every module's call do not take.
+        may_train_prefix: Whether gradients may enter a layer by its keys and values, as those of a
+            shared prefix do.
+    """
+
+    shard: Shard
+    start: Callable[[nn.Module], object] | None
+    may_read_early: bool
+    may_train_prefix: bool
+
+
+def spreading_of(
+    strategy: StrategyConfig, device: torch.device, *, training: bool = False
+) -> Spreading | None:
+    """Returns how a strategy spreads a trunk; None when every process holds it whole.
 
     Args:
-        embedder: The embedder, the same on all ranks.
-        strategy: `fsdp2` or ZeRO 3; what it says about offloading counts for the weights.
+        strategy: `fsdp2` or ZeRO 3 spread, what it says about offloading included.
         device: This rank's device.
+        training: Whether Lightning's strategy will run the trunk.
     """
     if not is_joined() or not strategy.shards_weights:
-        return
+        return None
     if strategy.name == "fsdp2":
         mesh = init_device_mesh(device.type, (current_rank().world_size,))
-        embedder.spread(partial(shard_layers, mesh=mesh))
-    else:
-        embedder.spread(partial(_shard_by_zero, strategy=strategy), may_read_early=False)
-
-
-def shard_layers(trunk: nn.Module, mesh: DeviceMesh) -> None:
-    """Spreads a trunk's weights by FSDP2, in place: a layer at a time, and what is left."""
-    for layer in decoder_layers(trunk)[2]:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(trunk, mesh=mesh)
-
-
-def _shard_by_zero(trunk: nn.Module, strategy: StrategyConfig) -> None:
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    import deepspeed
-
-    if not torch.cuda.is_available():
-        # Shared memory between CPU ranks would have to be compiled first; gloo does without.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    zero: dict[str, object] = {"stage": 3}
+        # A layer gathers its weights when a gradient reaches what it returns, and keys and values
+        # are none of it; tries share the beginnings all the same, pack by pack.
+        return Spreading(
+            partial(fully_shard, mesh=mesh), None, may_read_early=True, may_train_prefix=False
+        )
+    zero: dict[str, Any] = {"stage": 3}
     if strategy.offload != "none":
         zero["offload_param"] = {"device": strategy.offload, "nvme_path": strategy.nvme_path}
     options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
+    return Spreading(
+        partial(_shard_by_zero, options=options),
+        None if training else partial(_start_zero, options=options),
+        may_read_early=False,
+        may_train_prefix=True,
+    )
+
+
+def _shard_by_zero(module: nn.Module, options: dict[str, Any]) -> None:
+    dtype = next(module.parameters()).dtype
+    _deepspeed().zero.Init(module=module, config_dict_or_path=options, dtype=dtype)
+
+
+def _start_zero(trunk: nn.Module, options: dict[str, Any]) -> None:
     dtype = next(trunk.parameters()).dtype
     if dtype in (torch.bfloat16, torch.float16):
-        options["bf16" if dtype == torch.bfloat16 else "fp16"] = {"enabled": True}
-    deepspeed.initialize(model=trunk, config=options, dist_init_required=False)
+        name = "bf16" if dtype == torch.bfloat16 else "fp16"
+        options = {**options, name: {"enabled": True}}
+    _deepspeed().initialize(model=trunk, config=options, dist_init_required=False)
+
+
+def _deepspeed() -> Any:
+    is_on_cpu = not torch.cuda.is_available()
+    if is_on_cpu:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if is_on_cpu:
+        # Shared memory between CPU ranks would have to be compiled first; gloo does without.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from embedllm.errors import CheckpointError
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
+from embedllm.models.whole import whole_weight
 from embedllm.versions import library_versions
 
 _log = get_logger(__name__)
@@ -179,13 +180,13 @@ def fingerprint_embedder(embedder: Embedder) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def checksum_weights(module: nn.Module) -> str:
     """Returns a hash over the bits of all parameters and buffers, and of quantised weights' scales.
 
     Bits are summed as integers, plainly and weighted by position, in arithmetic that wraps
     around. Such sums are exact, whatever the order, the device or the number of threads, and
-    cost one pass over the memory.
+    cost one pass over the memory. Where ranks hold parts of the weights, all have to ask for it.
     """
     digest = hashlib.sha256()
     # A quantised weight's scales are neither parameters nor buffers, but layers save them too.
@@ -194,6 +195,7 @@ def checksum_weights(module: nn.Module) -> str:
     }
     tensors = saved | dict(module.named_parameters()) | dict(module.named_buffers())
     for name, tensor in sorted(tensors.items()):
+        tensor = whole_weight(tensor) if isinstance(tensor, nn.Parameter) else tensor
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         digest.update(f"{_sum_bits(tensor)};".encode())
     return digest.hexdigest()

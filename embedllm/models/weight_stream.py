@@ -31,6 +31,19 @@ few parameters that are left. All processes call it for the same modules in the 
 
 
 @dataclass(frozen=True)
+class Attachment:
+    """What is put onto a trunk while it is loaded, for example an adapter.
+
+    Attributes:
+        attach: Returns the trunk with it, the trunk's own modules changed in place.
+        reads_weights: Whether it looks at the trunk's weights, which have to be there then.
+    """
+
+    attach: Callable[[nn.Module], nn.Module]
+    reads_weights: bool
+
+
+@dataclass(frozen=True)
 class Block:
     """A part of a trunk that is filled at once.
 
@@ -38,18 +51,13 @@ class Block:
         name: Name of its module in the trunk.
         is_whole: Whether the modules inside belong to it; they are blocks themselves otherwise.
         is_unit: Whether it is large enough to be sharded by itself.
+        members: Its modules under their names in the trunk, a module before those inside it.
     """
 
     name: str
     is_whole: bool
     is_unit: bool
-
-    def members(self, trunk: nn.Module) -> list[tuple[str, nn.Module]]:
-        """Returns its modules under their names in the trunk, a module before those inside it."""
-        module = trunk.get_submodule(self.name)
-        if not self.is_whole:
-            return [(self.name, module)]
-        return [(join(self.name, name), inner) for name, inner in module.named_modules()]
+    members: Sequence[tuple[str, nn.Module]]
 
 
 class Weights(Protocol):
@@ -95,12 +103,13 @@ def blocks_of(trunk: nn.Module) -> list[Block]:
     blocks = []
     for parent in dict.fromkeys(around):
         module = trunk.get_submodule(parent)
-        blocks.append(Block(parent, is_whole=False, is_unit=False))
+        blocks.append(Block(parent, is_whole=False, is_unit=False, members=[(parent, module)]))
         for child, inner in module.named_children():
             name = join(parent, child)
             if name not in around:
                 is_unit = parent == path or isinstance(inner, nn.Embedding)
-                blocks.append(Block(name, is_whole=True, is_unit=is_unit))
+                members = [(join(name, inside), m) for inside, m in inner.named_modules()]
+                blocks.append(Block(name, is_whole=True, is_unit=is_unit, members=members))
     return blocks
 
 
@@ -111,8 +120,9 @@ def place_blocks(
     weights: Weights | None,
     num_layers: int | None = None,
     convert: Callable[[Sequence[tuple[str, nn.Module]]], None] | None = None,
+    attach: Callable[[nn.Module], nn.Module] | None = None,
     shard: Shard | None = None,
-) -> None:
+) -> nn.Module:
     """Brings every block of a trunk to its place, one after the other.
 
     Args:
@@ -121,16 +131,26 @@ def place_blocks(
         weights: What fills it; None when it is filled already.
         num_layers: Layers that stay; those above are removed and never filled. None for all.
         convert: Replaces modules of a block that was filled, for example by quantised ones.
+        attach: Puts something onto the trunk before it is filled, so that what belongs to a block
+            is sharded together with it.
         shard: See `Shard`.
+
+    Returns:
+        The trunk, or what `attach` has made of it.
     """
     above = set() if num_layers is None else set(decoder_layers(trunk)[2][num_layers:])
-    for block in blocks_of(trunk):
-        if trunk.get_submodule(block.name) in above:
-            continue
+    blocks = [block for block in blocks_of(trunk) if block.members[0][1] not in above]
+    root = trunk
+    if attach is not None:
+        _lend_weights(trunk)
+        root = attach(trunk)
+    while blocks:
+        # Taken from the list, which would keep alive what is replaced in it.
+        block = blocks.pop(0)
         if weights is not None:
             weights.fill(block, device)
         if convert is not None:
-            convert(block.members(trunk))
+            convert(block.members)
         module = trunk.get_submodule(block.name)
         cast(Any, module)._apply(partial(_to_device, device=device), recurse=block.is_whole)
         if shard is not None and block.is_unit:
@@ -139,7 +159,20 @@ def place_blocks(
         # Not before: the spread of random numbers can depend on how many layers there are.
         keep_layers(trunk, num_layers)
     if shard is not None:
-        shard(trunk)
+        shard(root)
+    return root
+
+
+def _lend_weights(trunk: nn.Module) -> None:
+    """Gives parameters on the meta device zeros on the host that take no memory.
+
+    What is attached goes to the device of the weights beside it, and would lose its own on meta.
+    """
+    for module in trunk.modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                zeros = torch.zeros((), dtype=parameter.dtype).expand(parameter.shape)
+                module._parameters[key] = nn.Parameter(zeros, requires_grad=parameter.requires_grad)
 
 
 def _to_device(tensor: Tensor, *, device: torch.device) -> Tensor:
@@ -176,13 +209,12 @@ class RandomWeights:
         Raises:
             ModelError: The library does not say how a weight begins.
         """
-        members = block.members(self._trunk)
-        types = _materialize(members, device, dtype=torch.float32)
+        types = _materialize(block.members, device, dtype=torch.float32)
         for _, parameter, _ in types:
             parameter.view(-1)[:1] = torch.nan
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             # The modules inside first: some families draw a few of their weights once more.
-            for name, module in reversed(members):
+            for name, module in reversed(block.members):
                 if block.is_whole or module._parameters:
                     torch.manual_seed(_seed_of(self._seed, name))
                     self._owners[name]._init_weights(module)
@@ -199,12 +231,10 @@ class CheckpointWeights:
     """Weights of a saved model.
 
     Args:
-        trunk: The trunk.
         checkpoint: The files, with a place for every weight.
     """
 
-    def __init__(self, trunk: nn.Module, checkpoint: Checkpoint) -> None:
-        self._trunk = trunk
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
     @torch.no_grad()
@@ -214,9 +244,8 @@ class CheckpointWeights:
         Raises:
             ModelError: A file cannot be read, or a weight has another shape.
         """
-        members = block.members(self._trunk)
-        targets = {name: p.data for name, p, _ in _materialize(members, device)}
-        for name, module in members:
+        targets = {name: p.data for name, p, _ in _materialize(block.members, device)}
+        for name, module in block.members:
             for key, buffer in module.named_buffers(recurse=False):
                 if key not in module._non_persistent_buffers_set:
                     targets[join(name, key)] = buffer

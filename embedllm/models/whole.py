@@ -6,7 +6,9 @@ imports either library.
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterable
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -20,8 +22,14 @@ def trainable_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    """Returns the shape of the whole weight."""
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+    """Returns the shape of the whole weight; of one in 4 bits, before it was packed."""
+    state = getattr(parameter, "quant_state", None)
+    return tuple(getattr(parameter, "ds_shape", parameter.shape if state is None else state.shape))
+
+
+def num_weights(parameters: Iterable[nn.Parameter]) -> int:
+    """Returns how many numbers parameters hold, on all ranks together."""
+    return sum(math.prod(full_shape(parameter)) for parameter in parameters)
 
 
 def whole_weight(parameter: nn.Parameter) -> Tensor:

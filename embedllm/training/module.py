@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import get_scheduler
@@ -26,7 +24,6 @@ from embedllm.models.packing import default_pack_tokens
 from embedllm.models.prefix import common_prefix_length
 from embedllm.models.recompute import Conditions
 from embedllm.models.row_shares import share_rows
-from embedllm.models.spreading import shard_layers
 from embedllm.models.whole import full_shape, trainable_parameters
 from embedllm.training.checkpoints import ALONE, Layout
 
@@ -200,12 +197,7 @@ class ContrastiveModule(pl.LightningModule):
         return first, last
 
     def configure_model(self) -> None:
-        """Spreads the weights over the ranks, where the strategy is to do so."""
-        if self.layout.strategy == "fsdp2" and not isinstance(self.embedder.trunk, FSDPModule):
-            mesh = cast(Any, self.device_mesh)["data_parallel"]
-            # A layer gathers its weights when a gradient reaches what it returns, and keys and
-            # values are none of it; tries share the beginnings all the same, pack by pack.
-            self.embedder.spread(partial(shard_layers, mesh=mesh), may_train_prefix=False)
+        """Does nothing: weights that are spread over ranks were so while they were loaded."""
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Returns AdamW over the trainable weights with warm-up and decay per step."""

@@ -26,19 +26,20 @@ from embedllm.evaluation.run import (
     prepare_encoder,
     score_and_record,
 )
+from embedllm.evaluation.scores import EvaluationResult
 from embedllm.evaluation.suite import Task
 from embedllm.evaluation.tasks import PairTask
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.adapter_folder import save_adapter
-from embedllm.models.adapters import attach_adapter, check_adapter_config
+from embedllm.models.adapters import check_adapter_config, new_adapter
 from embedllm.models.backbone import load_model_config, resolve_device
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_adapted_encoder, load_encoder
-from embedllm.models.quantization import check_quantization
-from embedllm.models.spreading import spread_for_use
-from embedllm.models.whole import trainable_parameters
+from embedllm.models.quantization import check_quantization, describe_weights
+from embedllm.models.spreading import spreading_of
+from embedllm.models.whole import num_weights, trainable_parameters
 from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
 from embedllm.ranks import current_rank
@@ -119,7 +120,8 @@ def train(config: TrainConfig, root: Path, *, invocation: Invocation | None = No
             _train_and_keep_best(config, run, inputs, device, origin)
         before, after = (_read_result(run, name) for name in ("before", "after"))
         if inputs.tasks and after is None:
-            after = _score_adapter(config, run, inputs.tasks, device, origin)
+            _score_adapter(config, run, inputs.tasks, device, origin)
+            after = _read_result(run, "after")
         for record in (before, after):
             # Again, should the run have stopped between its own file and the store.
             if record is not None and current_rank().is_main:
@@ -147,40 +149,37 @@ def _read_inputs(config: TrainConfig) -> _Inputs:
 def _train_and_keep_best(
     config: TrainConfig, run: RunFolder, inputs: _Inputs, device: torch.device, origin: Origin
 ) -> None:
-    cache_dir = Path(config.paths.cache_dir)
+    if config.evaluation.before and inputs.tasks and _read_result(run, "before") is None:
+        _score_base(config, run, inputs.tasks, device, origin)
     encoder = load_encoder(
         config.model,
         config.prompt,
-        cache_dir,
+        Path(config.paths.cache_dir),
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
+        attachment=new_adapter(config.adapter, seed=config.seed),
+        spreading=spreading_of(config.strategy, device, training=True),
     )
     _log.info("prompt in use: %s", encoder.describe())
-    if config.evaluation.before and inputs.tasks and _read_result(run, "before") is None:
-        result, record = score_and_record(
-            prepare_encoder(encoder, config.evaluation, cache_dir),
-            inputs.tasks,
-            config.evaluation,
-            label="before training",
-            origin=origin,
-            probe=config.probe,
-            seed=config.seed,
-            model=config.model,
-            prompt=config.prompt,
-            adapter=None,
-        )
-        _keep(config, run, "before", record)
-        _log.info("before training: average %s", result.describe_averages())
-    # From here on the weights change.
-    encoder.vector_cache = None
-    trunk = attach_adapter(encoder.embedder.trunk, config.adapter, seed=config.seed)
-    encoder.embedder.trunk = trunk
     best = _fit(config, run, inputs, encoder)
     # A rename is the mark of a finished training; the folder was complete before it.
     main_only(lambda: best.rename(run.adapter))
-    # The base is loaded anew for the final score: what is scored is what others will load.
-    del encoder, trunk
-    gc.collect()
+
+
+def _score_base(
+    config: TrainConfig, run: RunFolder, tasks: list[Task], device: torch.device, origin: Origin
+) -> None:
+    """Scores the base model as it is, which takes its memory along when it ends."""
+    encoder = load_encoder(
+        config.model,
+        config.prompt,
+        Path(config.paths.cache_dir),
+        device=device,
+        tokens_per_batch=config.evaluation.tokens_per_batch,
+        spreading=spreading_of(config.strategy, device),
+    )
+    result = _score(config, run, encoder, tasks, origin, adapter=None)
+    _log.info("before training: average %s", result.describe_averages())
 
 
 def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: SentenceEncoder) -> Path:
@@ -203,9 +202,6 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
         tokens_per_pack=config.data.tokens_per_pack,
         layout=layout,
     )
-    if config.strategy.stage == 3:
-        # The strategy does it; it follows the call of every module, so none may run in parts.
-        encoder.embedder.spread(lambda trunk: None, may_read_early=False)
     keeper = _build_keeper(config, run, inputs, encoder)
     trainer = _build_trainer(config, run, total_steps, keeper)
     _log_start(config, inputs, encoder, loader, total_steps)
@@ -341,9 +337,8 @@ def _log_start(
     loader: ContrastiveLoader,
     total_steps: int,
 ) -> None:
-    trained = sum(p.numel() for p in dict(trainable_parameters(encoder.embedder)).values())
-    everything = sum(p.numel() for p in encoder.embedder.parameters())
-    parameter = next(encoder.embedder.parameters())
+    trained = num_weights(p for _, p in trainable_parameters(encoder.embedder))
+    everything = num_weights(encoder.embedder.parameters())
     training_prompt = build_prompt(config.prompt, training=True)
     _log.info(
         "%d examples, %d per optimizer step in %d contrastive batch(es), "
@@ -355,8 +350,8 @@ def _log_start(
         f"{trained:,}",
         f"{everything:,}",
         100 * trained / everything,
-        str(parameter.dtype).removeprefix("torch."),
-        parameter.device,
+        describe_weights(encoder.embedder.trunk),
+        next(encoder.embedder.parameters()).device,
         config.trainer.precision,
     )
     if training_prompt.clean_up != encoder.prompt.clean_up:
@@ -369,37 +364,46 @@ def _log_start(
 
 def _score_adapter(
     config: TrainConfig, run: RunFolder, tasks: list[Task], device: torch.device, origin: Origin
-) -> dict[str, Any]:
+) -> None:
+    """Scores the saved adapter on a base that is loaded anew, as others will load it."""
+    gc.collect()
     encoder = load_adapted_encoder(
         run.adapter,
         Path(config.paths.cache_dir),
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
+        spreading=spreading_of(config.strategy, device),
     )
-    # Before the weights are spread: vectors are kept under the checksum of the whole ones.
-    prepare_encoder(encoder, config.evaluation, Path(config.paths.cache_dir))
-    spread_for_use(encoder.embedder, config.strategy, device)
-    _, record = score_and_record(
-        encoder,
+    _score(config, run, encoder, tasks, origin, adapter=run.adapter)
+
+
+def _score(
+    config: TrainConfig,
+    run: RunFolder,
+    encoder: SentenceEncoder,
+    tasks: list[Task],
+    origin: Origin,
+    *,
+    adapter: Path | None,
+) -> EvaluationResult:
+    """Scores an encoder and writes the record to the run folder, then to the results store."""
+    name = "after" if adapter else "before"
+    result, record = score_and_record(
+        prepare_encoder(encoder, config.evaluation, Path(config.paths.cache_dir)),
         tasks,
         config.evaluation,
-        label="after training",
+        label=f"{name} training",
         origin=origin,
         probe=config.probe,
         seed=config.seed,
         model=config.model,
         prompt=config.prompt,
-        adapter=run.adapter,
+        adapter=adapter,
     )
-    _keep(config, run, "after", record)
-    return record
-
-
-def _keep(config: TrainConfig, run: RunFolder, name: str, record: dict[str, Any]) -> None:
-    """Writes a record to the run folder, then to the results store."""
 
     def write() -> None:
         run.write_result(name, record)
         append_result(Path(config.paths.results_dir), record)
 
     main_only(write)
+    return result

@@ -26,6 +26,7 @@ from embedllm.errors import ConfigError
             ["strategy=deepspeed_zero3", "trainer.activation_checkpointing=layers"],
             r"activation_checkpointing=layers does not work with ZeRO 3",
         ),
+        (["strategy=fsdp2", "model.quantization=int8"], r"use strategy=ddp or deepspeed_zero2"),
     ],
 )
 def test_contradictions(overrides: list[str], message: str) -> None:

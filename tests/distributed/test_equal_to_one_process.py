@@ -33,7 +33,10 @@ CASES: dict[str, tuple[str, ...]] = {
     "accumulated": (*_THREE_STEPS, "trainer.accumulate_grad_batches=2"),
     "clipped": (*_THREE_STEPS, "trainer.gradient_clip_norm=0.01"),
     "two negatives": _TWO_NEGATIVES,
+    "nf4": (*_THREE_STEPS, "model.quantization=nf4"),
+    "int8": (*_THREE_STEPS, "model.quantization=int8"),
 }
+OFFLOADED = ("deepspeed_zero2_offload", "deepspeed_zero3_offload")
 MISTAKES = ("gather_without_gradient", "gather_nothing", "gather_in_wrong_order")
 
 
@@ -75,8 +78,10 @@ def _difference(found: Mapping[str, Tensor], case: str, alone: Mapping[str, Path
 
 
 def _cases_of(strategy: str, cases: Mapping[str, tuple[str, ...]]) -> Mapping[str, tuple[str, ...]]:
-    """Leaves out what a strategy refuses."""
-    refused = ("layers",) if strategy == "deepspeed_zero3" else ()
+    """Leaves out what a strategy refuses, and for offloading what the same without it shows."""
+    if strategy in OFFLOADED:
+        return {name: cases[name] for name in ("lora", "full")}
+    refused = {"deepspeed_zero3": ("layers",), "fsdp2": ("nf4", "int8")}.get(strategy, ())
     return {name: case for name, case in cases.items() if name not in refused}
 
 
@@ -87,7 +92,7 @@ def together(
     """What two processes left."""
     jobs = [
         Job(f"{strategy}-{name}", (*case, f"strategy={strategy}"))
-        for strategy in STRATEGIES
+        for strategy in (*STRATEGIES, *OFFLOADED)
         for name, case in _cases_of(strategy, cases).items()
     ]
     wrong = (*cases["two negatives"], "strategy=ddp")
@@ -96,7 +101,8 @@ def together(
 
 
 @pytest.mark.parametrize(
-    ("strategy", "case"), [(s, case) for s in STRATEGIES for case in _cases_of(s, CASES)]
+    ("strategy", "case"),
+    [(s, case) for s in (*STRATEGIES, *OFFLOADED) for case in _cases_of(s, CASES)],
 )
 def test_two_processes_train_what_one_trains(
     strategy: str, case: str, alone: Mapping[str, Path], together: Mapping[str, Outcome]

@@ -17,11 +17,14 @@ from tiny_models import ModelFactory, build_tiny_config
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, LlamaModel
 
-from embedllm.config import ModelConfig
+from embedllm.config import AdapterConfig, ModelConfig, PromptConfig
 from embedllm.errors import ModelError
 from embedllm.models import backbone
+from embedllm.models.adapters import attach_adapter, new_adapter
 from embedllm.models.backbone import load_language_model, load_model_config, load_trunk
 from embedllm.models.checkpoint_files import Checkpoint
+from embedllm.models.loading import load_encoder
+from embedllm.models.spreading import Spreading
 from embedllm.models.structure import decoder_layers
 from embedllm.models.weight_stream import RandomWeights, blocks_of, build_without_weights
 
@@ -312,7 +315,7 @@ def test_a_weight_without_a_rule_is_not_left_to_chance(
 
 def test_blocks_hold_everything_once(tiny_family: ModelFactory, tmp_path: Path) -> None:
     trunk = build_without_weights(load_model_config(tiny_family(), tmp_path), torch.float32)
-    names = [name for block in blocks_of(trunk) for name, _ in block.members(trunk)]
+    names = [name for block in blocks_of(trunk) for name, _ in block.members]
     assert sorted(names) == sorted(name for name, _ in trunk.named_modules())
     units = {block.name for block in blocks_of(trunk) if block.is_unit}
     layers, embedding = decoder_layers(trunk)[2], trunk.get_input_embeddings()  # type: ignore[operator]
@@ -355,6 +358,22 @@ def test_every_block_is_cut_when_it_is_full(
         assert parameter.numel() == -(-expected.numel() // 2)
 
 
+@pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"init_lora_weights": "olora"}])
+def test_an_adapter_is_cut_with_its_layer(
+    options: dict[str, Any], tiny_family: ModelFactory, tmp_path: Path
+) -> None:
+    lora = AdapterConfig("lora", {"r": 4, "target_modules": "all-linear", **options})
+    whole = attach_adapter(load(tiny_family(), tmp_path), lora, seed=3)
+    attachment, shard = new_adapter(lora, seed=3), HalfShard()
+    assert attachment.reads_weights == bool(options)
+    adapted = load(tiny_family(), tmp_path, attachment=attachment, shard=shard)
+    assert shard.modules[-1] is adapted
+    for name, parameter in adapted.named_parameters():
+        assert torch.equal(shard.cut[id(parameter)], whole.get_parameter(name)), name
+        assert parameter.requires_grad == ("lora_" in name)
+    assert any(parameter.requires_grad for parameter in adapted.parameters())
+
+
 def test_a_model_that_reads_ahead_is_refused_before_it_is_cut(tmp_path: Path) -> None:
     architecture = {
         "model_type": "bert",
@@ -366,7 +385,13 @@ def test_a_model_that_reads_ahead_is_refused_before_it_is_cut(tmp_path: Path) ->
     }
     shard = HalfShard()
     with pytest.raises(ModelError, match="reads ahead"):
-        load(ModelConfig(name="b", init="random", architecture=architecture), tmp_path, shard=shard)
+        load_encoder(
+            ModelConfig(name="b", init="random", architecture=architecture, tokenizer="bundled"),
+            PromptConfig(template="'{sentence}'"),
+            tmp_path,
+            device=CPU,
+            spreading=Spreading(shard, None, may_read_early=True, may_train_prefix=True),
+        )
     assert not shard.modules
 
 
