@@ -84,7 +84,7 @@ def _evaluate(config: EvaluateConfig, invocation: Invocation) -> tuple[str, Eval
         cache_dir,
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
-        spreading=spreading_of(config.strategy, device),
+        spreading=spreading_of(config.strategy, choice.model, cache_dir, device=device),
     )
     _log.info("prompt in use: %s", encoder.describe())
     prepare_encoder(encoder, config.evaluation, cache_dir)

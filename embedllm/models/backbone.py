@@ -178,6 +178,13 @@ def sketch_trunk(model: ModelConfig, cache_dir: Path, *, device: torch.device) -
     return trunk
 
 
+def largest_weight(model: ModelConfig, cache_dir: Path) -> int:
+    """Returns how many numbers the largest parameter of the trunk holds."""
+    with as_architecture_error():
+        trunk = build_without_weights(load_model_config(model, cache_dir), torch.float32)
+    return max(parameter.numel() for parameter in trunk.parameters())
+
+
 def load_language_model(
     model: ModelConfig,
     cache_dir: Path,

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from embedllm.config import StrategyConfig
+from embedllm.config import ModelConfig, StrategyConfig
 from embedllm.distributed import is_joined
+from embedllm.models.backbone import largest_weight
 from embedllm.models.weight_stream import Shard
 from embedllm.ranks import current_rank
 
@@ -43,12 +45,19 @@ class Spreading:
 
 
 def spreading_of(
-    strategy: StrategyConfig, device: torch.device, *, training: bool = False
+    strategy: StrategyConfig,
+    model: ModelConfig,
+    cache_dir: Path,
+    *,
+    device: torch.device,
+    training: bool = False,
 ) -> Spreading | None:
     """Returns how a strategy spreads a trunk; None when every process holds it whole.
 
     Args:
         strategy: `fsdp2` or ZeRO 3 spread, what it says about offloading included.
+        model: Whose trunk it is.
+        cache_dir: Where converted models lie.
         device: This rank's device.
         training: Whether Lightning's strategy will run the trunk.
     """
@@ -63,19 +72,39 @@ def spreading_of(
         )
     zero: dict[str, Any] = {"stage": 3}
     if strategy.offload != "none":
-        zero["offload_param"] = {"device": strategy.offload, "nvme_path": strategy.nvme_path}
+        offload: dict[str, Any] = {"device": strategy.offload, "nvme_path": strategy.nvme_path}
+        if strategy.offload == "nvme":
+            # Each of the buffers between disk and device has room for any one weight.
+            offload["buffer_size"] = largest_weight(model, cache_dir)
+        zero["offload_param"] = offload
     options = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": zero}
     return Spreading(
-        partial(_shard_by_zero, options=options),
+        _ZeroShard(options),
         None if training else partial(_start_zero, options=options),
         may_read_early=False,
         may_train_prefix=True,
     )
 
 
-def _shard_by_zero(module: nn.Module, options: dict[str, Any]) -> None:
-    dtype = next(module.parameters()).dtype
-    _deepspeed().zero.Init(module=module, config_dict_or_path=options, dtype=dtype)
+class _ZeroShard:
+    """Cuts modules one after the other, which share what reads and writes a disk.
+
+    Args:
+        options: DeepSpeed's configuration.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self._options = options
+        self._first: Any = None
+
+    def __call__(self, module: nn.Module) -> None:
+        whole = [p for p in module.parameters() if not hasattr(p, "ds_id")]
+        if self._first is not None:
+            self._first.convert_to_zero_parameters(param_list=whole)
+        elif whole:
+            zero, dtype = _deepspeed().zero, whole[0].dtype
+            zero.Init(module=module, config_dict_or_path=self._options, dtype=dtype)
+            self._first = whole[0]
 
 
 def _start_zero(trunk: nn.Module, options: dict[str, Any]) -> None:

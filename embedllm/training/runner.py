@@ -38,7 +38,7 @@ from embedllm.models.backbone import load_model_config, resolve_device
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_adapted_encoder, load_encoder
 from embedllm.models.quantization import check_quantization, describe_weights
-from embedllm.models.spreading import spreading_of
+from embedllm.models.spreading import Spreading, spreading_of
 from embedllm.models.whole import num_weights, trainable_parameters
 from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
@@ -158,12 +158,19 @@ def _train_and_keep_best(
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
         attachment=new_adapter(config.adapter, seed=config.seed),
-        spreading=spreading_of(config.strategy, device, training=True),
+        spreading=_spreading_of(config, device, training=True),
     )
     _log.info("prompt in use: %s", encoder.describe())
     best = _fit(config, run, inputs, encoder)
     # A rename is the mark of a finished training; the folder was complete before it.
     main_only(lambda: best.rename(run.adapter))
+
+
+def _spreading_of(
+    config: TrainConfig, device: torch.device, *, training: bool = False
+) -> Spreading | None:
+    cache_dir = Path(config.paths.cache_dir)
+    return spreading_of(config.strategy, config.model, cache_dir, device=device, training=training)
 
 
 def _score_base(
@@ -176,7 +183,7 @@ def _score_base(
         Path(config.paths.cache_dir),
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
-        spreading=spreading_of(config.strategy, device),
+        spreading=_spreading_of(config, device),
     )
     result = _score(config, run, encoder, tasks, origin, adapter=None)
     _log.info("before training: average %s", result.describe_averages())
@@ -372,7 +379,7 @@ def _score_adapter(
         Path(config.paths.cache_dir),
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
-        spreading=spreading_of(config.strategy, device),
+        spreading=_spreading_of(config, device),
     )
     _score(config, run, encoder, tasks, origin, adapter=run.adapter)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,22 @@ def test_two_processes_train_what_one_trains(
     strategy: str, case: str, alone: Mapping[str, Path], together: Mapping[str, Outcome]
 ) -> None:
     found = together[f"{strategy}-{case}"].weights
+    assert _difference(found, case, alone) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_library("aio") is None, reason="libaio is not installed")
+@pytest.mark.parametrize("case", ["lora", "full"])
+def test_weights_and_states_on_a_disk(
+    case: str, tmp_path_factory: pytest.TempPathFactory, alone: Mapping[str, Path]
+) -> None:
+    # DeepSpeed compiles what reads and writes the disk when it is used for the first time.
+    disk = tmp_path_factory.mktemp("disk")
+    on_disk = ("strategy.offload=nvme", f"strategy.nvme_path={disk}")
+    job = Job("nvme", (*CASES[case], "strategy=deepspeed_zero3_offload", *on_disk))
+    found = run_jobs(tmp_path_factory, f"nvme-{case}", [job])["nvme"].weights
+    # Its files go when the process ends, their folder stays.
+    assert any(disk.iterdir())
     assert _difference(found, case, alone) < 1e-5
 
 

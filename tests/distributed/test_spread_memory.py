@@ -31,11 +31,12 @@ def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 with joined(timeout_seconds=120) as rank:
     for strategy in (StrategyConfig("fsdp2"), StrategyConfig("deepspeed", stage=3)):
-        spreading = spreading_of(strategy, cpu, training=True)
+        model = ModelConfig(**options)
+        spreading = spreading_of(strategy, model, folder, device=cpu, training=True)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
         before = resident()
         encoder = load_encoder(
-            ModelConfig(**options), PromptConfig(template='"{sentence}"'), folder, device=cpu,
+            model, PromptConfig(template='"{sentence}"'), folder, device=cpu,
             attachment=new_adapter(lora, seed=0), spreading=spreading,
         )
         status = Path("/proc/self/status").read_text()
