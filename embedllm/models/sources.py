@@ -64,6 +64,9 @@ def load_model_config(model: ModelConfig, cache_dir: Path) -> PreTrainedConfig:
 
     if model.init == "random":
         config = _config_from_architecture(model.architecture)
+        # The embedding of a padding token begins as zeros. The tokenizer may begin every text with
+        # that id, and zeros on the way through tens of norms have gradients without end.
+        config.pad_token_id = None
     else:
         with as_model_error(model, "model.name", model.name):
             config = AutoConfig.from_pretrained(source_of(model, cache_dir), **hub_options(model))

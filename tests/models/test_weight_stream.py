@@ -310,6 +310,14 @@ def test_a_weight_without_a_rule_is_not_left_to_chance(
             weights.fill(block, CPU)
 
 
+def test_no_token_begins_as_zeros(tiny_opt: ModelFactory, tmp_path: Path) -> None:
+    # Tokenizers put what they like in front of a text, a model's padding token for example.
+    model = tiny_opt()
+    model.architecture = {**model.architecture, "pad_token_id": 2}
+    trunk: Any = load(model, tmp_path)
+    assert (trunk.get_input_embeddings().weight.norm(dim=1) > 0).all()
+
+
 # Blocks and shards
 
 
