@@ -30,6 +30,7 @@ from torch import nn
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models import encoder as encoder_module
 from embedllm.models.dropout import FewBitsDropout
+from embedllm.models.embed_rows import embed_rows
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.linear import OneDnnLinear
 from embedllm.models.packing import default_pack_tokens
@@ -165,7 +166,8 @@ def train(
     embedder, num_anchors = encoder.embedder, len(rows) // 3
     device = next(embedder.parameters()).device
     embedder.train()
-    vectors = embedder.embed_rows(
+    vectors = embed_rows(
+        embedder,
         rows[: 3 * num_anchors],
         max_tokens=default_pack_tokens(device, training=True),
         share_prefix=share,

@@ -31,6 +31,7 @@ from embedllm.evaluation.tasks import PAPER_TASKS, load_tasks
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.adapters import attach_adapter
 from embedllm.models.backbone import resolve_device
+from embedllm.models.embed_rows import embed_rows
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_encoder
 from embedllm.models.packing import default_pack_tokens
@@ -161,7 +162,7 @@ def build_point(quantity: float, encoder: SentenceEncoder, texts: list[str]) -> 
 
     def train() -> None:
         embedder.train()
-        vectors = embedder.embed_rows(rows, max_tokens=budget, recompute=True)
+        vectors = embed_rows(embedder, rows, max_tokens=budget, recompute=True)
         owner = torch.arange(num_anchors, device=device)
         loss(*vectors.split(num_anchors), owner).loss.backward()
         embedder.zero_grad()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from embedllm.distributed import any_rank, is_joined, largest_of_ranks
+from embedllm.distributed import any_rank, is_joined
 from embedllm.log import get_logger
 from embedllm.models import attention
 from embedllm.models.backbone import decoder_layers, forward_arguments
@@ -20,12 +18,11 @@ from embedllm.models.dropout import calls_dropout, count_calls, use_few_bits_dro
 from embedllm.models.last_layer import READ_PLACES, read_only_where_asked, take_places
 from embedllm.models.packing import Pack, pack
 from embedllm.models.pooling import POOLINGS, last_places
-from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix, supports_prefix
-from embedllm.models.recompute import recomputed
+from embedllm.models.prefix import Prefix, supports_prefix
 from embedllm.models.token_draws import TokenDraws, drawing_by
 from embedllm.models.token_prepending import TokenPrepending
 from embedllm.models.trials import reads_early, takes_tries
-from embedllm.models.trie import TriePack, pack_smallest
+from embedllm.models.trie import TriePack
 
 _log = get_logger(__name__)
 
@@ -77,7 +74,7 @@ class Embedder(nn.Module):
         self.in_step = False
         self._draws_by_token = False
         self.may_read_early = True
-        self._may_train_prefix = True
+        self.may_train_prefix = True
         self._prepending: TokenPrepending | None = None
         if token_prepending_layers:
             self._prepending = TokenPrepending(trunk, token_prepending_layers)
@@ -266,7 +263,7 @@ class Embedder(nn.Module):
         self.can_share_trie = sketch.can_share_trie
         self.in_step = is_joined()
         self.may_read_early = may_read_early
-        self._may_train_prefix = may_train_prefix
+        self.may_train_prefix = may_train_prefix
 
     @cached_property
     def can_share_trie(self) -> bool:
@@ -319,151 +316,11 @@ class Embedder(nn.Module):
         if calls_dropout(self._trunk_config):
             count_calls(decoder_layers(self.trunk)[2])
 
-    def embed_rows(
-        self,
-        token_ids: Sequence[list[int]],
-        *,
-        max_tokens: int,
-        share_prefix: bool = True,
-        recompute: bool = False,
-        num_shared: int | None = None,
-    ) -> Tensor:
-        """Returns one vector per row in the caller's order, [B, D], with gradient.
-
-        Args:
-            token_ids: Unpadded rows.
-            max_tokens: Padded tokens per forward pass.
-            share_prefix: Compute what rows begin with alike once, and its gradient too (what all
-                share, and what some do), where the model and the pooling allow it.
-            recompute: Keep no states of a pack but compute it again when its gradient is due, so
-                that memory does not grow with the number of rows (the same numbers, also with
-                dropout, for a third to a half more time).
-            num_shared: First tokens that all rows have in common and that are computed once; None
-                to find out.
-        """
-        can_share = self.can_share_prefix and self._may_train_prefix and self.pooling == "last"
-        if not (share_prefix and can_share):
-            num_shared = 0
-        elif num_shared is None:
-            num_shared = common_prefix_length(token_ids)
-        draws = self._new_draws()
-        prefix = None
-        if num_shared:
-            device = next(self.trunk.parameters()).device
-            ids = torch.tensor(token_ids[0][:num_shared], device=device)
-            prefix, draws = self._compute_prefix(ids, draws)
-        rows = [ids[num_shared:] for ids in token_ids]
-        longest = max(map(len, token_ids)) if share_prefix else None
-        packs = self._pack_rows(rows, max_tokens, longest=longest)
-        return self.embed_packs(packs, prefix, recompute=recompute, draws=draws)
-
-    def split_rows(
-        self, token_ids: Sequence[list[int]], *, max_tokens: int, share_prefix: bool = True
-    ) -> list[Callable[[], Tensor]]:
-        """Returns passes that give the vectors of the rows, [B, D], in the caller's order.
-
-        Each computes the vectors of one pack, zero at the places of other rows, so that their sum
-        is what `embed_rows` returns; a pass may be run again and draws the same dropout. Where
-        ranks go in step all have as many.
-
-        Args:
-            token_ids: As for `embed_rows`.
-            max_tokens: As for `embed_rows`.
-            share_prefix: Compute what rows of a pack begin with alike once.
-        """
-        longest = max(map(len, token_ids)) if share_prefix else None
-        packs = self._pack_rows(token_ids, max_tokens, longest=longest)
-        draws = self._new_draws()
-
-        def run(batch: Pack | TriePack, rows: Tensor) -> Tensor:
-            device = next(self.trunk.parameters()).device
-            vectors = self.embed_pack(batch.to(device), draws=draws)
-            zeros = vectors.new_zeros(len(token_ids), vectors.shape[1])
-            return zeros.index_add(0, rows.to(device), vectors[: len(rows)])
-
-        passes = list(self._in_step(packs))
-        own = [batch.rows for batch in packs]
-        own += [torch.empty(0, dtype=torch.long)] * (len(passes) - len(packs))
-        return [partial(run, batch, rows) for batch, rows in zip(passes, own, strict=True)]
-
-    def _new_draws(self) -> TokenDraws | None:
+    def new_draws(self) -> TokenDraws | None:
+        """Returns what dropout draws by in the passes of one step; None for torch's generator."""
         if not (self._draws_by_token and self.training):
             return None
         return TokenDraws.new(next(self.trunk.parameters()).device)
-
-    def _pack_rows(
-        self, rows: Sequence[list[int]], max_tokens: int, *, longest: int | None
-    ) -> Sequence[Pack | TriePack]:
-        """Packs rows, as tries where they may share beginnings.
-
-        Args:
-            rows: Behind what all have in common.
-            max_tokens: As for `embed_rows`.
-            longest: Tokens of the longest row with what is in front of it; None for no tries.
-        """
-        if longest is not None and self.can_share_trie_of(longest):
-            device = next(self.trunk.parameters()).device
-            return pack_smallest(rows, max_tokens=max_tokens, device=device)
-        return pack(rows, max_tokens=max_tokens)
-
-    def _compute_prefix(
-        self, input_ids: Tensor, draws: TokenDraws | None
-    ) -> tuple[Prefix, TokenDraws | None]:
-        """Returns the prefix of these tokens, [P], and the draws of what stands behind it."""
-        if draws is None:
-            return compute_prefix(self.trunk, input_ids.tolist()), None
-        numbers = draws.of_rows(
-            input_ids.unsqueeze(0),
-            torch.arange(len(input_ids), device=input_ids.device).unsqueeze(0),
-            torch.ones_like(input_ids).unsqueeze(0),
-        )
-        with drawing_by(numbers):
-            prefix = compute_prefix(self.trunk, input_ids.tolist())
-        return prefix, draws.behind(input_ids)
-
-    def embed_packs(
-        self,
-        packs: Sequence[Pack | TriePack],
-        prefix: Prefix | None = None,
-        *,
-        recompute: bool = False,
-        draws: TokenDraws | None = None,
-    ) -> Tensor:
-        """Returns the vectors of all packs in the caller's order, [sum of B, D], with gradient.
-
-        Args:
-            packs: Rows, without the tokens of the prefix.
-            prefix: What stands before every row.
-            recompute: As for `embed_rows`.
-            draws: As for `forward`.
-        """
-        device = next(self.trunk.parameters()).device
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        vectors, rows = [], []
-        for batch in self._in_step(packs):
-            batch = batch.to(device)
-            if recompute and self.in_step:
-                # DeepSpeed follows modules by hooks, which know this way to compute again alone.
-                run_again = partial(self.embed_pack, batch, prefix, draws=draws)
-                vectors.append(checkpoint(run_again, use_reentrant=False, early_stop=False))
-            elif recompute:
-                run = partial(self._embed_behind, batch, prefix, draws)
-                shared = [] if prefix is None else prefix.tensors
-                vectors.append(recomputed(run, shared, parameters))
-            else:
-                vectors.append(self.embed_pack(batch, prefix, draws=draws))
-            rows.append(batch.rows)
-        # What fills up a rank's passes comes last and is not asked for.
-        order = torch.cat(rows[: len(packs)]).argsort()
-        return torch.cat(vectors)[order]
-
-    def _in_step(self, packs: Sequence[Pack | TriePack]) -> Iterator[Pack | TriePack]:
-        """Yields the packs, and the last one again until all ranks have had as many."""
-        # Before the first pass: a rank that asks while others compute would meet their gathering.
-        num_passes = largest_of_ranks(len(packs)) if self.in_step else len(packs)
-        yield from packs
-        for _ in range(num_passes - len(packs)):
-            yield packs[-1]
 
     def announce_pass(self) -> None:
         """Tells the ranks that hold parts of this trunk that a pass of this one comes now."""
@@ -475,18 +332,6 @@ class Embedder(nn.Module):
         [filler] = pack([[5, 6]], max_tokens=2)
         while self.in_step and any_rank(False):
             self.embed_pack(filler.to(next(self.trunk.parameters()).device))
-
-    def _embed_behind(
-        self,
-        batch: Pack | TriePack,
-        prefix: Prefix | None,
-        draws: TokenDraws | None,
-        tensors: Sequence[Tensor],
-    ) -> Tensor:
-        """Returns the vectors of a pack behind a prefix with these keys and values."""
-        if prefix is not None:
-            prefix = Prefix.of(prefix.num_tokens, tensors)
-        return self.embed_pack(batch, prefix, draws=draws)
 
     def embed_pack(
         self,

@@ -23,6 +23,7 @@ from embedllm.config import TrainConfig
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.backbone import decoder_layers
 from embedllm.models.checkpointing import checkpoint_layers
+from embedllm.models.embed_rows import embed_packs
 from embedllm.models.embedder import Embedder
 from embedllm.models.prefix import Prefix, compute_prefix, supports_prefix
 from embedllm.models.token_draws import TokenDraws
@@ -226,7 +227,7 @@ def _run(setting: StepSetting, num_layers: int) -> _Run:
         with _autocast(setting.config.trainer.precision):
             draws = TokenDraws.new(torch.device("cpu")) if _draws_by_token(setting) else None
             recompute = setting.checkpointing in ("packs", "all")
-            vectors = embedder.embed_packs([batch], prefix, recompute=recompute, draws=draws)
+            vectors = embed_packs(embedder, [batch], prefix, recompute=recompute, draws=draws)
         kept = live.live - sum(_bytes(p.grad) for p in trained)
         if setting.workload.num_batches == 1:
             for parameter in trained:

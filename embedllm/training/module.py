@@ -19,6 +19,7 @@ from embedllm.distributed import gather_vectors
 from embedllm.errors import CheckpointError, ConfigError
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.checkpointing import checkpoint_layers
+from embedllm.models.embed_rows import embed_rows, split_rows
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import default_pack_tokens
 from embedllm.models.prefix import common_prefix_length
@@ -140,7 +141,8 @@ class ContrastiveModule(pl.LightningModule):
         """
         shares = share_rows(batch.token_ids, self.layout.world_size)
         own = shares.rows[self.global_rank] or (0,)
-        passes = self.embedder.split_rows(
+        passes = split_rows(
+            self.embedder,
             [batch.token_ids[row] for row in own],
             max_tokens=self._tokens_per_pack,
             share_prefix=self.config.share_prefix,
@@ -175,14 +177,14 @@ class ContrastiveModule(pl.LightningModule):
             "recompute": self._recomputes,
         }
         if self.layout.world_size == 1:
-            return self.embedder.embed_rows(batch.token_ids, **options)
+            return embed_rows(self.embedder, batch.token_ids, **options)
         if self.embedder.in_step:
             # All ranks make the same passes, so all have the prefix or none.
             options["num_shared"] = common_prefix_length(batch.token_ids)
         shares = share_rows(batch.token_ids, self.layout.world_size)
         # A rank without rows computes one too, for nothing.
         own = shares.rows[self.global_rank] or (0,)
-        vectors = self.embedder.embed_rows([batch.token_ids[row] for row in own], **options)
+        vectors = embed_rows(self.embedder, [batch.token_ids[row] for row in own], **options)
         vectors = vectors[: shares.counts[self.global_rank]]
         return shares.to_batch_order(gather_vectors(vectors, shares.counts))
 

@@ -25,6 +25,7 @@ from embedllm.models.adapters import (
     trainable_state,
 )
 from embedllm.models.backbone import load_trunk
+from embedllm.models.embed_rows import embed_packs
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import pack
 
@@ -54,7 +55,7 @@ def trunk_of(model: ModelConfig, tmp_path: Path) -> nn.Module:
 
 
 def vectors_of(trunk: nn.Module) -> Tensor:
-    return Embedder(trunk).eval().embed_packs(pack(ROWS, max_tokens=4096))
+    return embed_packs(Embedder(trunk).eval(), pack(ROWS, max_tokens=4096))
 
 
 def linear_layers(trunk: nn.Module) -> set[str]:

@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 from embedllm.config import ModelConfig
 from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.models.backbone import load_model_config, load_trunk, resolve_layer
+from embedllm.models.embed_rows import embed_packs
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import pack
 
@@ -39,7 +40,7 @@ def embedder_of(model: ModelConfig, tmp_path: Path) -> Embedder:
 def vectors_of(
     embedder: Embedder, rows: list[list[int]] = ROWS, *, max_tokens: int = 4096, side: str = "right"
 ) -> Tensor:
-    return embedder.embed_packs(pack(rows, max_tokens=max_tokens, padding_side=side))
+    return embed_packs(embedder, pack(rows, max_tokens=max_tokens, padding_side=side))
 
 
 @torch.inference_mode()
@@ -217,7 +218,7 @@ def test_gradient_does_not_depend_on_packs(
     gradients = []
     for max_tokens in (1, 30, 4096):
         embedder = embedder_of(tiny_opt(layer=layer), tmp_path).requires_grad_(True)
-        vectors = embedder.embed_packs(pack(ROWS, max_tokens=max_tokens))
+        vectors = embed_packs(embedder, pack(ROWS, max_tokens=max_tokens))
         (vectors * torch.arange(1.0, len(ROWS) + 1).unsqueeze(1)).sin().sum().backward()
         table = embedder.trunk.get_input_embeddings().weight  # type: ignore[operator]
         gradients.append(table.grad.clone())

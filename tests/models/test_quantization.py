@@ -34,6 +34,7 @@ from embedllm.models.adapter_folder import (
 )
 from embedllm.models.adapters import attach_adapter, trainable_state
 from embedllm.models.backbone import load_trunk
+from embedllm.models.embed_rows import embed_rows
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_adapted_encoder, load_encoder
@@ -135,11 +136,11 @@ def test_vectors_are_those_of_the_weights_it_stands_for(
 ) -> None:
     model = tiny_family(quantization=kind)
     quantized = load(model, tmp_path)
-    found = Embedder(quantized).eval().embed_rows(ROWS, max_tokens=4096)
+    found = embed_rows(Embedder(quantized).eval(), ROWS, max_tokens=4096)
     reference = load_dequantized(model, quantized, tmp_path)
-    expected = Embedder(reference).eval().embed_rows(ROWS, max_tokens=4096)
+    expected = embed_rows(Embedder(reference).eval(), ROWS, max_tokens=4096)
     assert distance(found, expected) < SAME
-    plain = Embedder(load(tiny_family(), tmp_path)).eval().embed_rows(ROWS, max_tokens=4096)
+    plain = embed_rows(Embedder(load(tiny_family(), tmp_path)).eval(), ROWS, max_tokens=4096)
     assert VISIBLE < distance(found, plain) < MAX_DISTANCE[kind]
 
 
@@ -186,7 +187,7 @@ def test_lora_is_on_every_quantised_layer(
     """paper_method 3.3: OPT-350M's two projections among them."""
     trunk = load(tiny_family(quantization=kind), tmp_path)
     expected = quantized_layers(trunk).keys()
-    before = Embedder(trunk).eval().embed_rows(ROWS, max_tokens=4096)
+    before = embed_rows(Embedder(trunk).eval(), ROWS, max_tokens=4096)
     adapted: Any = attach_adapter(trunk, LORA, seed=0)
     tuned = {
         n: m for n, m in adapted.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)
@@ -196,9 +197,9 @@ def test_lora_is_on_every_quantised_layer(
     assert {type(layer).__module__ for layer in tuned.values()} == {"peft.tuners.lora.bnb"}
     assert all(value.dtype == torch.float32 for value in trainable_state(adapted).values())
     embedder = Embedder(adapted)
-    assert distance(embedder.eval().embed_rows(ROWS, max_tokens=4096), before) < SAME
+    assert distance(embed_rows(embedder.eval(), ROWS, max_tokens=4096), before) < SAME
     fill(adapted)
-    vectors = embedder.train().embed_rows(ROWS, max_tokens=4096)
+    vectors = embed_rows(embedder.train(), ROWS, max_tokens=4096)
     assert distance(vectors, before) > VISIBLE
     vectors.sin().sum().backward()
     for name, parameter in adapted.named_parameters():
@@ -218,7 +219,7 @@ def test_gradients_are_those_of_the_weights_it_stands_for(
 
     def gradients(trunk: nn.Module) -> dict[str, Tensor]:
         adapted = fill(attach_adapter(trunk, LORA, seed=0))
-        Embedder(adapted).train().embed_rows(ROWS, max_tokens=4096).sin().sum().backward()
+        embed_rows(Embedder(adapted).train(), ROWS, max_tokens=4096).sin().sum().backward()
         return {n: p.grad for n, p in adapted.named_parameters() if p.grad is not None}
 
     found, expected = gradients(quantized), gradients(reference)
@@ -242,9 +243,9 @@ METHODS: dict[str, dict[str, Any]] = {
 def test_methods_train_over_4_bits(method: str, tiny_llama: ModelFactory, tmp_path: Path) -> None:
     adapter = AdapterConfig(method="lora" if method == "dora" else method, options=METHODS[method])
     trunk = load(tiny_llama(quantization="nf4"), tmp_path)
-    before = Embedder(trunk).eval().embed_rows(ROWS, max_tokens=4096)
+    before = embed_rows(Embedder(trunk).eval(), ROWS, max_tokens=4096)
     adapted = fill(attach_adapter(trunk, adapter, seed=0), 1.0)
-    vectors = Embedder(adapted).train().embed_rows(ROWS, max_tokens=4096)
+    vectors = embed_rows(Embedder(adapted).train(), ROWS, max_tokens=4096)
     assert distance(vectors, before) > VISIBLE
     vectors.sin().sum().backward()
     trained = [p for p in adapted.parameters() if p.requires_grad]
@@ -272,7 +273,7 @@ def test_sharing_and_recomputing_change_nothing(kind: str, family: str, tmp_path
     parameters = {n: p for n, p in embedder.named_parameters() if p.requires_grad}
 
     def step(**options: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        vectors = embedder.train().embed_rows(ROWS, max_tokens=40, **options)
+        vectors = embed_rows(embedder.train(), ROWS, max_tokens=40, **options)
         vectors.sin().sum().backward()
         gradients = {n: p.grad.clone() for n, p in parameters.items() if p.grad is not None}
         embedder.zero_grad()
@@ -310,16 +311,16 @@ def test_nothing_that_runs_changes_the_base(
     trunk = load(tiny_opt(quantization=kind), tmp_path)
     before = checksum_weights(trunk)
     embedder = Embedder(trunk)
-    first = embedder.eval().embed_rows(ROWS, max_tokens=4096)
+    first = embed_rows(embedder.eval(), ROWS, max_tokens=4096)
     for is_training in (False, True):
         for dtype in (torch.bfloat16, torch.float16):
             with torch.autocast("cpu", dtype=dtype):
-                embedder.train(is_training).embed_rows(ROWS, max_tokens=4096)
+                embed_rows(embedder.train(is_training), ROWS, max_tokens=4096)
         with torch.inference_mode():
-            embedder.embed_rows(ROWS, max_tokens=4096)
+            embed_rows(embedder, ROWS, max_tokens=4096)
             trunk(torch.tensor([[5]]), use_cache=False)
     assert checksum_weights(trunk) == before
-    assert torch.equal(embedder.eval().embed_rows(ROWS, max_tokens=4096), first)
+    assert torch.equal(embed_rows(embedder.eval(), ROWS, max_tokens=4096), first)
 
 
 @needs_bitsandbytes
@@ -329,8 +330,8 @@ def test_training_and_evaluation_give_the_same(
 ) -> None:
     embedder = Embedder(load(tiny_llama(quantization=kind), tmp_path))
     with torch.no_grad():
-        in_training = embedder.train().embed_rows(ROWS, max_tokens=4096)
-        in_evaluation = embedder.eval().embed_rows(ROWS, max_tokens=4096)
+        in_training = embed_rows(embedder.train(), ROWS, max_tokens=4096)
+        in_evaluation = embed_rows(embedder.eval(), ROWS, max_tokens=4096)
     assert torch.equal(in_training, in_evaluation)
 
 

@@ -16,6 +16,7 @@ from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.adapters import attach_adapter
 from embedllm.models.backbone import load_trunk
 from embedllm.models.checkpointing import checkpoint_layers
+from embedllm.models.embed_rows import embed_rows
 from embedllm.models.embedder import Embedder
 from embedllm.models.prefix import common_prefix_length
 
@@ -112,8 +113,8 @@ def test_loss_and_gradients_equal_those_of_the_plain_forward(
     embedder.forward_trie = note  # type: ignore[method-assign]
 
     def check(*, share: bool, recompute: bool) -> None:
-        vectors = embedder.embed_rows(
-            rows, max_tokens=NUM_PACKS_TOKENS, share_prefix=share, recompute=recompute
+        vectors = embed_rows(
+            embedder, rows, max_tokens=NUM_PACKS_TOKENS, share_prefix=share, recompute=recompute
         )
         loss = loss_of(vectors)
         loss.backward()
@@ -142,7 +143,7 @@ def test_what_is_computed_again_draws_the_same_dropout(
         recompute = again and what == "packs"
         if again and what == "layers":
             checkpoint_layers(embedder.trunk)
-        vectors = embedder.embed_rows(rows_of("plain"), max_tokens=40, recompute=recompute)
+        vectors = embed_rows(embedder, rows_of("plain"), max_tokens=40, recompute=recompute)
         loss = loss_of(vectors)
         loss.backward()
         found.append((loss.detach(), gradients_of(embedder)))
@@ -164,8 +165,8 @@ def test_recomputing_keeps_no_states(tiny_llama: ModelFactory, tmp_path: Path) -
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            embedder.embed_rows(
-                rows_of("plain") * num_copies, max_tokens=60, recompute=recompute
+            embed_rows(
+                embedder, rows_of("plain") * num_copies, max_tokens=60, recompute=recompute
             ).sum()
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage() for t in tensors}
         return sum(storage.nbytes() for storage in storages.values())
@@ -187,8 +188,8 @@ def test_autocast_changes_no_gradient_beyond_rounding(
     exact = gradients_of(embedder)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with torch.no_grad():
-            embedder.embed_rows(rows, max_tokens=60)
-        vectors = embedder.embed_rows(rows, max_tokens=60, recompute=recompute)
+            embed_rows(embedder, rows, max_tokens=60)
+        vectors = embed_rows(embedder, rows, max_tokens=60, recompute=recompute)
         loss = loss_of(vectors)
     loss.backward()
     rough = gradients_of(embedder)

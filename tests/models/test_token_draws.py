@@ -16,6 +16,7 @@ from embedllm.models.adapters import attach_adapter
 from embedllm.models.backbone import load_trunk
 from embedllm.models.checkpointing import checkpoint_layers
 from embedllm.models.dropout import FewBitsDropout, drop
+from embedllm.models.embed_rows import embed_rows
 from embedllm.models.embedder import Embedder
 from embedllm.models.token_draws import TokenDraws, drawing_by, random_words, scramble
 
@@ -109,7 +110,7 @@ def _vectors(embedder: Embedder, **options: object) -> tuple[Tensor, list[Tensor
     torch.manual_seed(7)
     embedder.zero_grad()
     arguments = {"max_tokens": 12, **options}
-    vectors = embedder.embed_rows(_ROWS, **arguments)  # type: ignore[arg-type]
+    vectors = embed_rows(embedder, _ROWS, **arguments)  # type: ignore[arg-type]
     # Behind a norm the vectors' length is no loss: it hardly changes.
     (vectors * torch.linspace(-1, 1, vectors.numel()).view_as(vectors)).sum().backward()
     return vectors.detach(), [p.grad for p in embedder.parameters() if p.grad is not None]
@@ -134,7 +135,7 @@ def test_what_is_computed_together_changes_nothing(
     largest = max(float(gradient.norm()) for gradient in gradients)
     embedder.eval()
     with torch.no_grad():
-        undropped = embedder.embed_rows(_ROWS, max_tokens=12)
+        undropped = embed_rows(embedder, _ROWS, max_tokens=12)
     embedder.train()
     if method == "lora":
         assert not torch.allclose(plain, undropped, rtol=1e-2)
@@ -183,7 +184,7 @@ def test_the_functional_dropouts_of_a_layer_are_not_alike(
     embedder.draw_by_token()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("embedllm.models.dropout.drop", spy)
-        embedder.embed_rows(_ROWS, max_tokens=1000, share_prefix=False)
+        embed_rows(embedder, _ROWS, max_tokens=1000, share_prefix=False)
     streams = [stream for stream, _ in seen]
     assert len(streams) >= 4
     assert len(set(streams)) == len(streams)

@@ -18,6 +18,7 @@ from embedllm.config import AdapterConfig, TrainConfig
 from embedllm.models.adapters import attach_adapter
 from embedllm.models.backbone import load_trunk
 from embedllm.models.checkpointing import checkpoint_layers
+from embedllm.models.embed_rows import embed_packs, embed_prefix
 from embedllm.models.embedder import Embedder
 from embedllm.models.token_draws import TokenDraws
 from embedllm.planning import fake_model
@@ -90,9 +91,9 @@ def measure(config: TrainConfig, work: Workload, *, checkpointing: str, folder: 
             parameter.grad = torch.zeros_like(parameter)
         with torch.autocast("cpu", torch.bfloat16, enabled=config.trainer.precision != "32-true"):
             ids = torch.zeros(work.prefix_tokens, dtype=torch.long)
-            prefix, draws = embedder._compute_prefix(ids, TokenDraws.new(CPU))
+            prefix, draws = embed_prefix(embedder, ids, TokenDraws.new(CPU))
             recompute = checkpointing in ("packs", "all")
-            vectors = embedder.embed_packs(packs, prefix, recompute=recompute, draws=draws)
+            vectors = embed_packs(embedder, packs, prefix, recompute=recompute, draws=draws)
         for parameter in trained:
             parameter.grad = None
         (vectors * vectors).sum().backward()
