@@ -141,9 +141,9 @@ wait_until_idle() {
 
 stop() {
     [ -d "$FOLDER" ] || return 0
-    [ -e "$CONF" ] || [ -d "$FOLDER/munge" ] || fail "$FOLDER is not a cluster of this script"
+    [ -e "$CONF" ] || [ -z "$(ls -A "$FOLDER")" ] || fail "$FOLDER is not a cluster of this script"
     if is_running "$CONF"; then
-        SLURM_CONF=$CONF scancel --state=PENDING,RUNNING,SUSPENDED --me || true
+        SLURM_CONF=$CONF squeue --noheader --format=%A | SLURM_CONF=$CONF xargs --no-run-if-empty scancel
         local tries
         for ((tries = 0; tries < 200; tries++)); do
             [ -n "$(SLURM_CONF=$CONF squeue --noheader)" ] || break
