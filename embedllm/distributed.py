@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Final, TypeVar, cast
@@ -21,11 +21,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from embedllm.errors import ConfigError, PeerError
+from embedllm.errors import ConfigError, PeerError, PreemptedError
 from embedllm.ranks import Rank, current_rank
 
 _T = TypeVar("_T")
 
+# A little less than what SLURM leaves between SIGTERM and SIGKILL.
+_STOP_SECONDS: Final = 20
 # What torch and its backends raise when another process is gone or does not answer.
 _LOST_PEER: Final = (
     "closed by peer",
@@ -56,6 +58,8 @@ def joined(*, timeout_seconds: int, even_alone: bool = False) -> Iterator[Rank]:
 
     Raises:
         PeerError: Another process ended or does not answer, now or inside the block.
+        PreemptedError: This process was asked to stop. Its job may be requeued only if all
+            processes of the run were: after a crash the launcher stops the others likewise.
     """
     rank = current_rank()
     use_device_of(rank)
@@ -69,6 +73,12 @@ def joined(*, timeout_seconds: int, even_alone: bool = False) -> Iterator[Rank]:
             timeout=timedelta(seconds=timeout_seconds),
         )
         yield rank
+    except PreemptedError as error:
+        if error.is_agreed:
+            _part()
+        else:
+            error.may_requeue = _all_stop(rank)
+        raise
     except RuntimeError as error:
         # EmbedllmErrors are ValueErrors; torch tells a lost peer by the text alone.
         text = str(error)
@@ -80,8 +90,26 @@ def joined(*, timeout_seconds: int, even_alone: bool = False) -> Iterator[Rank]:
             "Its own message is above; the same command goes on from the last checkpoint"
         ) from error
     else:
-        dist.barrier()
+        _part()
+
+
+def _part() -> None:
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _all_stop(rank: Rank) -> bool:
+    """Whether all processes stop in order, each where it is; rank 0 is told."""
+    store = dist.distributed_c10d._get_default_store()
+    keys = [f"embedllm/stopped/{number}" for number in range(rank.world_size)]
+    with suppress(RuntimeError):
+        store.set(keys[rank.rank], "")
+        # Who waits for this process is woken up.
         dist.destroy_process_group()
+        if rank.is_main:
+            store.wait(keys, timedelta(seconds=_STOP_SECONDS))
+            return True
+    return False
 
 
 def _set_environment(rank: Rank) -> None:
@@ -92,13 +120,18 @@ def _set_environment(rank: Rank) -> None:
     if "MASTER_ADDR" not in os.environ:
         from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
-        if not os.environ.get("SLURM_NTASKS"):
+        if not os.environ.get("SLURM_STEP_NUM_TASKS"):
             raise ConfigError(
                 f"there are {rank.world_size} processes, but MASTER_ADDR and MASTER_PORT do not "
                 "say where they meet; start them with torchrun or srun"
             )
         environment = SLURMEnvironment()
-        os.environ["MASTER_ADDR"] = environment.main_address
+        # A batch script runs srun on its first node, where rank 0 is; names may not resolve.
+        address = os.environ.get("SLURM_LAUNCH_NODE_IPADDR")
+        is_batch = os.environ.get("ENVIRONMENT") == "BATCH"
+        if not (is_batch and address):
+            address = environment.main_address
+        os.environ["MASTER_ADDR"] = address
         os.environ["MASTER_PORT"] = str(environment.main_port)
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank.rank), str(rank.world_size)
     os.environ["LOCAL_RANK"] = str(rank.local_rank)
@@ -136,6 +169,7 @@ def main_only(task: Callable[[], _T]) -> _T:
 
     Raises:
         PeerError: It failed on rank 0, and this is another one.
+        PreemptedError: Rank 0 was asked to stop.
     """
     if not is_joined():
         return task()
@@ -150,6 +184,8 @@ def main_only(task: Callable[[], _T]) -> _T:
     finally:
         failure = share_from_main(failure)
     if failure is not None:
+        if failure[1] == PreemptedError.exit_code:
+            raise PreemptedError(failure[0])
         raise PeerError(f"rank 0 failed: {failure[0]}", exit_code=failure[1])
     return result
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,10 @@ from embedllm.config import (
     SearchConfig,
     TrainConfig,
 )
-from embedllm.errors import ConfigError, EmbedllmError
+from embedllm.errors import ConfigError, EmbedllmError, PreemptedError
 from embedllm.invocation import Invocation
 from embedllm.log import process_number
+from embedllm.preemption import leave, stop_requests
 from embedllm.ranks import default_run_name
 
 __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
@@ -73,8 +75,34 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
         task: Gets the typed config and how it was called.
 
     Leaves the process with exit code 2 and one message on stderr for an error that the user
-    can mend, 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
+    can mend, 130 after Ctrl-C, 75 after SIGTERM or SIGUSR1 (`preemption`). Any other exception is
+    a bug and keeps its traceback.
     """
+    command = _Command(config_name, sys.argv[1:])
+    with stop_requests():
+        try:
+            _run(config_name, task, command)
+        except PreemptedError as error:
+            leave(error, command=str(command))
+
+
+@dataclass
+class _Command:
+    """The command line that goes on with a run."""
+
+    name: str
+    words: list[str]
+    run_name: str | None = None
+
+    def __str__(self) -> str:
+        is_script = self.name in ("train", "evaluate")
+        program = [f"{self.name}.py"] if is_script else ["-m", "embedllm", self.name]
+        is_named = self.run_name is None or any(w.startswith("run_name=") for w in self.words)
+        name = [] if is_named else [f"run_name={self.run_name}"]
+        return shlex.join(["python", *program, *self.words, *name])
+
+
+def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Command) -> None:
     register()
     # Hydra would print its own shortened traceback and exit; the messages are made here.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -89,6 +117,7 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
     def job(config: DictConfig) -> None:
         nonlocal is_composed
         is_composed = True
+        command.run_name = config.get("run_name")
         hydra_config = HydraConfig.get()
         folder = Path(hydra_config.runtime.output_dir)
         if folder.is_relative_to(Path.cwd()):
@@ -101,7 +130,15 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
             choices={str(k): str(v) for k, v in choices.items() if v is not None},
         )
         try:
-            task(to_typed(config), invocation)
+            with stop_requests() as is_alone:
+                try:
+                    task(to_typed(config), invocation)
+                except PreemptedError as error:
+                    # A job that a launcher runs in another process has no `run` around it.
+                    if not is_alone:
+                        raise
+                    words = [*invocation.overrides, f"hydra.run.dir={folder}"]
+                    leave(error, command=str(replace(command, words=words)))
         except EmbedllmError as error:
             # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
             if hydra_config.mode == RunMode.MULTIRUN:

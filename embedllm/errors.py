@@ -51,3 +51,20 @@ class PeerError(EmbedllmError):
         super().__init__(message)
         self.is_said = exit_code is not None
         self.exit_code = 3 if exit_code is None else exit_code
+
+
+class PreemptedError(BaseException):
+    """This process was asked to stop and does so in order. No `except Exception` swallows it.
+
+    Args:
+        message: By which signal, and where the run stands.
+        is_agreed: All processes of the run stop here together; else each does where it is.
+    """
+
+    # "Try again later" in sysexits.h.
+    exit_code = 75
+
+    def __init__(self, message: str, *, is_agreed: bool = False) -> None:
+        super().__init__(message)
+        self.is_agreed = is_agreed
+        self.may_requeue = True

@@ -6,14 +6,20 @@ that one's exit code. On several machines torchrun or srun do this instead.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from embedllm.errors import ConfigError
+import psutil
+
+from embedllm.errors import ConfigError, PreemptedError
 from embedllm.invocation import Invocation
+from embedllm.preemption import LAUNCHED, held, requested
 
 
 def needs_launch(*, devices: int, num_nodes: int) -> bool:
@@ -58,6 +64,7 @@ def launch(script: str, invocation: Invocation, *, run_name: str, num_processes:
 
     Raises:
         SystemExit: A process failed; the code is that of the first one that did.
+        PreemptedError: This process or one of those was asked to stop, and they have.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -68,17 +75,26 @@ def launch(script: str, invocation: Invocation, *, run_name: str, num_processes:
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=num_processes,
-        run_id=str(uuid.uuid4()),
+        run_id=f"{LAUNCHED}{uuid.uuid4()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.2,
+        # Of SIGTERM the agent would make SIGKILL after a while; a step may take longer.
+        signals_to_handle="SIGINT,SIGHUP,SIGQUIT",
     )
+    # What it has to say about a process that failed is said by that process, or below.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     arguments = [script, *_overrides_for_children(invocation, run_name)]
     try:
-        elastic_launch(config, sys.executable)(*arguments)
+        with held(_pass_on):
+            elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
+        number = requested()
+        if failure.exitcode == PreemptedError.exit_code or (number and failure.exitcode < 0):
+            name = number.name if number else "a signal to one of its processes"
+            raise PreemptedError(f"stopped by {name}") from None
         if failure.exitcode < 0:
             sys.stderr.write(
                 f"error: rank {rank} was ended by signal {-failure.exitcode}"
@@ -86,6 +102,16 @@ def launch(script: str, invocation: Invocation, *, run_name: str, num_processes:
                 f"on from the last checkpoint\n"
             )
         raise SystemExit(max(failure.exitcode, 1)) from None
+
+
+def _pass_on(number: signal.Signals) -> None:
+    """Asks the ranks to stop as this process was; before there are any, nothing holds it."""
+    children = psutil.Process().children()
+    if not children:
+        raise PreemptedError(f"stopped by {number.name}")
+    for child in children:
+        with suppress(psutil.NoSuchProcess):
+            child.send_signal(number)
 
 
 def _overrides_for_children(invocation: Invocation, run_name: str) -> Sequence[str]:

@@ -75,4 +75,6 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*")
     warnings.filterwarnings("ignore", ".*FSDP2-wrapped module .* returned a view tensor.*")
     warnings.filterwarnings("ignore", ".*torch.distributed.* is deprecated.*")
+    # What Lightning would have srun do is up to us.
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.filterwarnings("ignore", ".*Experiment logs directory .* exists and is not empty.*")

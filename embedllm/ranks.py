@@ -40,7 +40,8 @@ class Rank:
 
 def current_rank() -> Rank:
     """Returns what torchrun or srun says about this process; one process without them."""
-    names = ["SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID"]
+    # What srun says; sbatch sets SLURM_NTASKS too, in a script that is one process.
+    names = ["SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID"]
     if "RANK" in os.environ:
         names = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "GROUP_RANK"]
     rank, world_size, local_rank, node_rank = (int(os.environ.get(name) or 0) for name in names)
@@ -48,19 +49,32 @@ def current_rank() -> Rank:
     if "RANK" in os.environ:
         num_nodes = world_size // int(os.environ.get("LOCAL_WORLD_SIZE") or world_size)
     else:
-        num_nodes = int(os.environ.get("SLURM_NNODES") or 1) if world_size > 1 else 1
+        num_nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or 1) if world_size > 1 else 1
     return Rank(rank, world_size, local_rank, max(num_nodes, 1), node_rank)
+
+
+def slurm_job() -> str | None:
+    """Returns the number of the SLURM job that this process belongs to, None without one.
+
+    A task of an array is `array_task`: its own number means, for one of them, the whole array.
+    """
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}_ID") for name in ("JOB", "TASK"))
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 @cache
 def default_run_name() -> str:
     """Returns the name of a run that was given none, the same on all ranks.
 
-    It is the time of the start; under srun the number of the job, which a requeued job keeps.
+    It is the time of the start; in a SLURM job the job's number, which a requeued job keeps. Where
+    the job is a shell that somebody sits at, only ranks that srun starts have it.
     """
     rank = current_rank()
-    if rank.world_size > 1 and "RANK" not in os.environ and "SLURM_JOB_ID" in os.environ:
-        return f"slurm-{os.environ['SLURM_JOB_ID']}"
+    is_batch = os.environ.get("ENVIRONMENT") == "BATCH"
+    if is_batch or (rank.world_size > 1 and "RANK" not in os.environ):
+        job = slurm_job()
+        if job is not None:
+            return f"slurm-{job}"
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     if rank.world_size == 1:
         return now

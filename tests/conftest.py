@@ -51,7 +51,8 @@ def entry_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in ("HYDRA_FULL_ERROR", "HF_HUB_ETAG_TIMEOUT"):
         monkeypatch.setenv(name, "1")
     launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    for name in (*launchers, "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "EMBEDLLM_DATA_DIR"):
+    slurm = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID")
+    for name in (*launchers, *slurm, "EMBEDLLM_DATA_DIR"):
         monkeypatch.delenv(name, raising=False)
     with restored_logging():
         yield

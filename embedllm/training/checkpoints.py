@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
@@ -16,6 +17,33 @@ from embedllm.files import write_atomically
 from embedllm.log import get_logger
 
 _log = get_logger(__name__)
+
+
+class StepCheckpoint(pl.callbacks.ModelCheckpoint):
+    """A checkpoint every n optimizer steps, and when it is asked for.
+
+    Two are kept: the newest and, should that be damaged, the one before.
+
+    Args:
+        folder: Where they go.
+        every_n_steps: Distance in optimizer steps.
+    """
+
+    def __init__(self, folder: Path, *, every_n_steps: int) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="step-{step:06d}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=every_n_steps,
+            save_top_k=2,
+            monitor="step",
+            mode="max",
+        )
+
+    def save_now(self, trainer: pl.Trainer) -> None:
+        """Saves this step too; for use where Lightning would save, when a step is done."""
+        if not self._should_skip_saving_checkpoint(trainer):
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

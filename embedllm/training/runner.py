@@ -40,17 +40,24 @@ from embedllm.models.loading import load_adapted_encoder, load_encoder
 from embedllm.models.quantization import check_quantization, describe_weights
 from embedllm.models.spreading import Spreading, spreading_of
 from embedllm.models.whole import num_weights, trainable_parameters
+from embedllm.preemption import held
 from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
 from embedllm.ranks import current_rank
 from embedllm.results import append_result
 from embedllm.training.callbacks.dev_score import DevScore
+from embedllm.training.callbacks.preemption import (
+    Preemption,
+    end_if_asked,
+    leave_signals_alone,
+)
 from embedllm.training.callbacks.step_bar import StepBar
 from embedllm.training.callbacks.step_log import StepLog
 from embedllm.training.callbacks.step_seed import StepSeed
 from embedllm.training.checkpoints import (
     AtomicCheckpointIO,
     Layout,
+    StepCheckpoint,
     check_layout,
     newest_checkpoint,
 )
@@ -164,6 +171,7 @@ def _train_and_keep_best(
     best = _fit(config, run, inputs, encoder)
     # A rename is the mark of a finished training; the folder was complete before it.
     main_only(lambda: best.rename(run.adapter))
+    end_if_asked()
 
 
 def _spreading_of(
@@ -210,22 +218,26 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
         layout=layout,
     )
     keeper = _build_keeper(config, run, inputs, encoder)
-    trainer = _build_trainer(config, run, total_steps, keeper)
+    checkpoint_every = config.trainer.checkpoint_every_n_steps
+    preemption = Preemption(StepCheckpoint(run.checkpoints, every_n_steps=checkpoint_every))
+    trainer = _build_trainer(config, run, total_steps, keeper, preemption)
     _log_start(config, inputs, encoder, loader, total_steps)
     # Models load in evaluation mode and Lightning leaves modes alone: without this no dropout.
     module.train()
     try:
-        trainer.fit(
-            module,
-            train_dataloaders=loader,
-            ckpt_path=str(checkpoint) if checkpoint else None,
-            weights_only=True,
-        )
+        with held():
+            trainer.fit(
+                module,
+                train_dataloaders=loader,
+                ckpt_path=str(checkpoint) if checkpoint else None,
+                weights_only=True,
+            )
     except SystemExit as error:
         # Lightning answers Ctrl-C with sys.exit(1), which is the code of a bug here.
         raise KeyboardInterrupt from error
     for logger in trainer.loggers:
         logger.finalize("success")
+    preemption.end_if_stopped()
     if keeper is not None:
         # As rank 0 sees it, which renames the folder as soon as it knows it.
         return share_from_main(main_only(lambda: keeper.best_folder))
@@ -294,7 +306,11 @@ def _save(
 
 
 def _build_trainer(
-    config: TrainConfig, run: RunFolder, total_steps: int, keeper: DevScore | None
+    config: TrainConfig,
+    run: RunFolder,
+    total_steps: int,
+    keeper: DevScore | None,
+    preemption: Preemption,
 ) -> pl.Trainer:
     settings = config.trainer
     callbacks: list[pl.Callback] = [
@@ -302,20 +318,12 @@ def _build_trainer(
         StepBar(),
         StepLog(settings.log_every_n_steps),
         *([keeper] if keeper else []),
-        # Two are kept: the newest and, should that be damaged, the one before.
-        pl.callbacks.ModelCheckpoint(
-            dirpath=run.checkpoints,
-            filename="step-{step:06d}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=settings.checkpoint_every_n_steps,
-            save_top_k=2,
-            monitor="step",
-            mode="max",
-        ),
+        preemption,
+        preemption.checkpoint,
     ]
     rank = current_rank()
     device = resolve_device(settings.accelerator)
-    return pl.Trainer(
+    trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=rank.world_size // rank.num_nodes,
         num_nodes=rank.num_nodes,
@@ -327,7 +335,7 @@ def _build_trainer(
         precision=cast(Any, settings.precision),
         callbacks=callbacks,
         logger=build_loggers(config, run) if rank.is_main else False,
-        plugins=[AtomicCheckpointIO(), *([LauncherEnvironment()] if rank.world_size > 1 else [])],
+        plugins=[AtomicCheckpointIO(), LauncherEnvironment()],
         # Summaries and bars of Lightning are replaced by the start-up log and StepLog.
         enable_model_summary=False,
         enable_progress_bar=False,
@@ -335,6 +343,8 @@ def _build_trainer(
         log_every_n_steps=settings.log_every_n_steps,
         default_root_dir=run.root,
     )
+    leave_signals_alone(trainer)
+    return trainer
 
 
 def _log_start(

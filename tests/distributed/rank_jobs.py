@@ -40,6 +40,8 @@ class Job:
         overrides: What it changes in `debug=tiny`.
         folder: Name of its output folder, where several jobs share one; default the job's name.
         die_at: After this step all ranks die; None to live.
+        asked_at: A batch, a rank and the name of a signal: in that batch that rank is asked to
+            stop, and all do; None to let it run.
         mistake: Name of a mistake in `rank_worker.py` that it makes.
     """
 
@@ -47,6 +49,7 @@ class Job:
     overrides: Sequence[str] = field(default=())
     folder: str | None = None
     die_at: int | None = None
+    asked_at: tuple[int, int, str] | None = None
     mistake: str | None = None
 
 

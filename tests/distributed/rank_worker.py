@@ -6,6 +6,7 @@ Started by torchrun with the job file's path; starting processes costs more than
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -51,11 +52,15 @@ MISTAKES = {f.__name__: f for f in (gather_without_gradient, gather_nothing, gat
 def circumstances(job: dict[str, Any]) -> Iterator[None]:
     """What happens to a training beside its configuration."""
     import pytest
-    from interrupted_runs import dying_at
+    from interrupted_runs import asked_at, dying_at
 
     with ExitStack() as stack:
         if job["die_at"]:
             stack.enter_context(dying_at(job["die_at"]))
+        if job["asked_at"]:
+            batch, rank, name = job["asked_at"]
+            is_this_rank = rank == dist.get_rank()
+            stack.enter_context(asked_at(batch, signal.Signals[name], is_this_rank=is_this_rank))
         if job["mistake"]:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setattr("embedllm.training.module.gather_vectors", MISTAKES[job["mistake"]])

@@ -13,8 +13,9 @@ from embedllm.ranks import Rank, current_rank, default_run_name
 
 _NAMES = (
     *("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK"),
-    *("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NNODES"),
-    "SLURM_JOB_ID",
+    *("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_NODEID"),
+    *("SLURM_STEP_NUM_NODES", "SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"),
+    "ENVIRONMENT",
 )
 
 
@@ -42,18 +43,28 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         (
             {
                 "SLURM_PROCID": "3",
-                "SLURM_NTASKS": "4",
+                "SLURM_STEP_NUM_TASKS": "4",
                 "SLURM_LOCALID": "1",
                 "SLURM_NODEID": "1",
-                "SLURM_NNODES": "2",
+                "SLURM_STEP_NUM_NODES": "2",
             },
             Rank(3, 4, 1, num_nodes=2, node_rank=1),
         ),
         # sbatch without srun: one process on the first of two machines.
-        ({"SLURM_NNODES": "2", "SLURM_JOB_ID": "7"}, Rank()),
+        (
+            {
+                "SLURM_PROCID": "0",
+                "SLURM_LOCALID": "0",
+                "SLURM_NODEID": "0",
+                "SLURM_NTASKS": "4",
+                "SLURM_NNODES": "2",
+                "SLURM_JOB_ID": "7",
+            },
+            Rank(),
+        ),
         # torchrun inside a job of SLURM.
         (
-            {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "SLURM_NTASKS": "1"},
+            {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "SLURM_STEP_NUM_TASKS": "1"},
             Rank(1, 2, 1),
         ),
     ],
@@ -73,9 +84,34 @@ def test_a_run_without_a_name_is_named_by_its_start() -> None:
 
 
 def test_ranks_of_a_slurm_job_are_named_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SLURM_JOB_ID", "42"), ("SLURM_NTASKS", "2"), ("SLURM_PROCID", "1")):
+    names = {"SLURM_JOB_ID": "42", "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1"}
+    for name, value in names.items():
         monkeypatch.setenv(name, value)
     assert default_run_name() == "slurm-42"
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({"ENVIRONMENT": "BATCH"}, r"slurm-42"),
+        ({"ENVIRONMENT": "BATCH", "SLURM_STEP_NUM_TASKS": "1"}, r"slurm-42"),
+        (
+            {"ENVIRONMENT": "BATCH", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "3"},
+            r"slurm-41_3",
+        ),
+        # torchrun in a batch script: no need to ask rank 0.
+        ({"ENVIRONMENT": "BATCH", "RANK": "1", "WORLD_SIZE": "2"}, r"slurm-42"),
+        # Somebody sits at a shell inside the job and may start one run after another.
+        ({}, r"\d{4}-.*"),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, r"\d{4}-.*"),
+    ],
+)
+def test_a_requeued_job_finds_its_run(
+    environment: dict[str, str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SLURM_JOB_ID": "42", **environment}.items():
+        monkeypatch.setenv(name, value)
+    assert re.fullmatch(expected, default_run_name())
 
 
 def test_alone_everything_is_done_here() -> None:

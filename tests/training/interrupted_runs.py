@@ -1,7 +1,9 @@
-"""Tiny trainings that end as abruptly as an exception can end them."""
+"""Tiny trainings that end as abruptly as an exception can end them, or by a signal, in order."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 from tiny_runs import extra_callback
+
+from embedllm.errors import PreemptedError
+from embedllm.preemption import stop_requests
 
 NUM_STEPS = 20
 STEPS_PER_EPOCH = 10
@@ -41,3 +46,37 @@ def dying_at(step: int, *, before_hooks: bool = False) -> Iterator[None]:
     """Kills the training at a step: after its hooks, or before its log, score and checkpoint."""
     with extra_callback(DieAtStep(step), is_first=before_hooks), pytest.raises(Death):
         yield
+
+
+class Ask(pl.Callback):
+    """Sends this process a signal when a batch begins, and once more before the step ends.
+
+    Args:
+        number: The signal.
+        at_batch: The batch, counted from 1 in this process.
+    """
+
+    def __init__(self, number: signal.Signals, *, at_batch: int) -> None:
+        self._number = number
+        self._left = at_batch
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self._left -= 1
+        self._ask()
+
+    def on_before_zero_grad(self, *_: Any) -> None:
+        self._ask()
+
+    def _ask(self) -> None:
+        if self._left == 0:
+            os.kill(os.getpid(), self._number)
+
+
+@contextmanager
+def asked_at(
+    batch: int, number: signal.Signals, *, is_this_rank: bool = True
+) -> Iterator[pytest.ExceptionInfo[PreemptedError]]:
+    """Asks the training to stop, which it does; yields what it says."""
+    ask = Ask(number, at_batch=batch) if is_this_rank else pl.Callback()
+    with stop_requests(), extra_callback(ask), pytest.raises(PreemptedError) as caught:
+        yield caught
