@@ -44,6 +44,7 @@ from embedllm.prompts.tokenize import tokenize
 from embedllm.ranks import current_rank
 from embedllm.results import append_result
 from embedllm.training.callbacks.dev_score import DevScore
+from embedllm.training.callbacks.finite_steps import FiniteSteps
 from embedllm.training.callbacks.step_bar import StepBar
 from embedllm.training.callbacks.step_log import StepLog
 from embedllm.training.callbacks.step_seed import StepSeed
@@ -207,7 +208,8 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
         # The strategy does it; it follows the call of every module, so none may run in parts.
         encoder.embedder.spread(lambda trunk: None, may_read_early=False)
     keeper = _build_keeper(config, run, inputs, encoder)
-    trainer = _build_trainer(config, run, total_steps, keeper)
+    finite = FiniteSteps(config.trainer.on_nan, run.root / "nonfinite", inputs.data.examples)
+    trainer = _build_trainer(config, run, total_steps, keeper, finite)
     _log_start(config, inputs, encoder, loader, total_steps)
     # Models load in evaluation mode and Lightning leaves modes alone: without this no dropout.
     module.train()
@@ -291,11 +293,16 @@ def _save(
 
 
 def _build_trainer(
-    config: TrainConfig, run: RunFolder, total_steps: int, keeper: DevScore | None
+    config: TrainConfig,
+    run: RunFolder,
+    total_steps: int,
+    keeper: DevScore | None,
+    finite: FiniteSteps,
 ) -> pl.Trainer:
     settings = config.trainer
     callbacks: list[pl.Callback] = [
         StepSeed(config.seed),
+        finite,
         StepBar(),
         StepLog(settings.log_every_n_steps),
         *([keeper] if keeper else []),

@@ -41,6 +41,7 @@ class Job:
         folder: Name of its output folder, where several jobs share one; default the job's name.
         die_at: After this step all ranks die; None to live.
         mistake: Name of a mistake in `rank_worker.py` that it makes.
+        poisoned: Steps whose gradients are NaN on the last rank.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Job:
     folder: str | None = None
     die_at: int | None = None
     mistake: str | None = None
+    poisoned: Sequence[int] = field(default=())
 
 
 @dataclass(frozen=True)

@@ -52,10 +52,14 @@ def circumstances(job: dict[str, Any]) -> Iterator[None]:
     """What happens to a training beside its configuration."""
     import pytest
     from interrupted_runs import dying_at
+    from poisoned_steps import poisoned_gradients
 
     with ExitStack() as stack:
         if job["die_at"]:
             stack.enter_context(dying_at(job["die_at"]))
+        if job["poisoned"]:
+            last = dist.get_world_size() - 1
+            stack.enter_context(poisoned_gradients(*job["poisoned"], rank=last))
         if job["mistake"]:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setattr("embedllm.training.module.gather_vectors", MISTAKES[job["mistake"]])
