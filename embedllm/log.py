@@ -54,6 +54,25 @@ def build_console_handler() -> logging.Handler:
     return _BarFriendlyHandler() if sys.stderr.isatty() else logging.StreamHandler()
 
 
+class _FileHandler(logging.FileHandler):
+    """A log file that may stop on a full disk without stopping, or shouting over, the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_broken:
+            self._is_broken = True
+            sys.stderr.write(f"warning: the log file {self.baseFilename} ends here: {error}\n")
+
+    _is_broken = False
+
+
+def build_file_handler(filename: str) -> logging.Handler:
+    """Returns the handler of the run's log file."""
+    return _FileHandler(filename, encoding="utf-8")
+
+
 def quiet_libraries() -> None:
     """Turns off library chatter that names nothing a user can act on."""
     from transformers.utils import logging as transformers_logging

@@ -28,6 +28,7 @@ from embedllm.evaluation.run import (
 )
 from embedllm.evaluation.suite import Task
 from embedllm.evaluation.tasks import PairTask
+from embedllm.files import as_write_error
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger
 from embedllm.losses.info_nce import InfoNCE
@@ -112,7 +113,7 @@ def train(config: TrainConfig, root: Path, *, invocation: Invocation | None = No
         origin = Origin.of(invocation, script="train.py", run_name=config.run_name)
     # Rank 0 first: what is downloaded or converted is there for the others.
     inputs = main_first(lambda: _read_inputs(config))
-    with ExitStack() as claims:
+    with ExitStack() as claims, as_write_error(root):
         main_only(lambda: claims.enter_context(run.claimed(config, inputs.data.sha256)))
         device = resolve_device(config.trainer.accelerator)
         pl.seed_everything(config.seed, verbose=False)
