@@ -105,6 +105,7 @@ def load_adapted_encoder(
     model: ModelConfig | None = None,
     tokens_per_batch: int | None = None,
     share_prefix: bool = True,
+    trust_remote_code: bool = False,
 ) -> SentenceEncoder:
     """Returns the encoder that an adapter folder describes, verified by its probe.
 
@@ -117,6 +118,8 @@ def load_adapted_encoder(
             saved ones.
         tokens_per_batch: Padded tokens per forward pass of `encode`.
         share_prefix: Compute what all prompts of a call begin with once.
+        trust_remote_code: Run code that comes with the base model; what the folder says about it
+            is not asked. No effect with `model`, which has its own word.
 
     Raises:
         AdapterError: Damaged folder, or the vectors are not those of training.
@@ -124,7 +127,7 @@ def load_adapted_encoder(
     """
     description = read_description(folder)
     saved = description.model
-    base = model or saved
+    base = model or replace(saved, trust_remote_code=trust_remote_code)
     base = replace(base, pooling=saved.pooling, layer=saved.layer, normalize=saved.normalize)
     if description.method == "full":
         # The folder itself is the model, tokenizer included.

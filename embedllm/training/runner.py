@@ -383,6 +383,7 @@ def _score_adapter(
         Path(config.paths.cache_dir),
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
+        trust_remote_code=config.model.trust_remote_code,
     )
     # Before the weights are spread: vectors are kept under the checksum of the whole ones.
     prepare_encoder(encoder, config.evaluation, Path(config.paths.cache_dir))

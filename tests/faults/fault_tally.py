@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tiny_runs import read_json
+
 from embedllm.files import write_json
 from embedllm.versions import git_revision, hardware, library_versions
 
@@ -41,13 +43,15 @@ class Tally:
         row.data_lost += data_lost
 
     def write(self, path: Path) -> None:
-        """Writes the rows, and what they were measured with."""
+        """Adds the rows to a file, in place of older ones, and what they were measured with."""
+        older = read_json(path)["faults"] if path.exists() else {}
         facts = {
             "git_revision": git_revision(),
             "hardware": {**hardware(), "processors": os.cpu_count()},
             "versions": library_versions(),
         }
-        write_json(path, {"faults": {n: asdict(r) for n, r in self.rows.items()}, **facts})
+        rows = older | {name: asdict(row) for name, row in self.rows.items()}
+        write_json(path, {"faults": dict(sorted(rows.items())), **facts})
 
 
 def read_saved(output: Path) -> dict[str, bytes]:
