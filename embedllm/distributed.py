@@ -204,6 +204,14 @@ def any_rank(flag: bool) -> bool:
     return largest_of_ranks(int(flag)) > 0
 
 
+def on_all_ranks(flag: Tensor) -> bool:
+    """Whether a flag, on this process' device, is set on every rank."""
+    if is_joined():
+        flag = flag.int()
+        dist.all_reduce(flag, op=dist.ReduceOp.MIN)
+    return bool(flag)
+
+
 def largest_of_ranks(value: int) -> int:
     """Returns the largest value of all ranks."""
     if not is_joined():

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -34,12 +34,15 @@ from embedllm.config import (
     ResultsConfig,
     SearchConfig,
     TrainConfig,
+    flatten,
 )
+from embedllm.config.checks import plain_name
 from embedllm.errors import ConfigError, EmbedllmError, PreemptedError
 from embedllm.invocation import Invocation
 from embedllm.log import process_number
 from embedllm.preemption import leave, stop_requests
 from embedllm.ranks import default_run_name
+from embedllm.secrets import redact, refuse_secrets
 
 __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
 
@@ -65,6 +68,7 @@ def register() -> None:
     OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
     OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_new_resolver("plain_name", _plain_name, replace=True)
 
 
 def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
@@ -176,7 +180,11 @@ def to_typed(config: DictConfig) -> Any:
     """
     _refuse_added_keys(config)
     try:
-        return OmegaConf.to_object(config)
+        values = OmegaConf.to_object(config)
+        refuse_secrets(
+            flatten(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True)))
+        )
+        return values
     except OmegaConfBaseException as error:
         schema = OmegaConf.get_type(config)
         raise ConfigError(explain(error, schema if isinstance(schema, type) else dict)) from error
@@ -259,15 +267,21 @@ def _run_name() -> str:
     return default_run_name()
 
 
+def _plain_name(name: object) -> str:
+    """Resolver `${plain_name:...}`: a run's name, before Hydra makes a folder of it."""
+    plain_name("run_name", "" if name is None else str(name))
+    return str(name)
+
+
 def _leave_with(error: EmbedllmError) -> None:
     """Ends the process; what rank 0 says, or has said, the others do not repeat."""
     rank = process_number()
-    is_said = isinstance(error, ConfigError) or getattr(error, "is_said", False)
+    is_said = isinstance(error, ConfigError) or error.is_said
     if rank and is_said:
         sys.exit(error.exit_code)
     _leave(f"rank {rank}: {error}" if rank else str(error), error.exit_code)
 
 
 def _leave(message: str, code: int) -> None:
-    sys.stderr.write(f"error: {message}\n")
+    sys.stderr.write(f"error: {redact(message)}\n")
     sys.exit(code)

@@ -12,6 +12,8 @@ class EmbedllmError(ValueError):
     """Base of all errors that are shown to the user without a traceback."""
 
     exit_code: int = 2
+    is_said: bool = False
+    """Whether rank 0 says it too, so that the others need not."""
 
 
 class ConfigError(EmbedllmError):
@@ -36,6 +38,16 @@ class CheckpointError(EmbedllmError):
 
 class ResultError(EmbedllmError):
     """A result does not fit the schema, or the results store cannot be read or written."""
+
+
+class NonFiniteError(EmbedllmError):
+    """Training came to a loss, a gradient or a weight that is NaN or infinite.
+
+    All ranks raise it together, and rank 0 says it.
+    """
+
+    exit_code = 4
+    is_said = True
 
 
 class PeerError(EmbedllmError):

@@ -41,7 +41,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         CheckpointError: The disk is full or the folder cannot be written; the old file stays.
     """
-    with _as_write_error(path):
+    with as_write_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -82,7 +82,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Raises:
         CheckpointError: The disk is full or the folder cannot be written; the old one stays.
     """
-    with _as_write_error(target):
+    with as_write_error(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -101,14 +101,21 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _as_write_error(path: Path) -> Iterator[None]:
-    """Turns a full, read-only or broken disk into one message."""
+def as_write_error(path: Path) -> Iterator[None]:
+    """Turns a full, read-only or broken disk into one message.
+
+    Args:
+        path: What is written, for errors that do not name it.
+
+    Raises:
+        CheckpointError: The block ended in such an error.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in _WRITE_ERRNOS:
             raise
-        raise _write_error(path, error) from error
+        raise _write_error(Path(error.filename or path), error) from error
     except SafetensorError as error:
         # safetensors writes outside Python and reports the disk's errors as text.
         if not any(os.strerror(number) in str(error) for number in _WRITE_ERRNOS):
@@ -117,7 +124,18 @@ def _as_write_error(path: Path) -> Iterator[None]:
 
 
 def _write_error(path: Path, error: Exception) -> CheckpointError:
+    reason = error.strerror if isinstance(error, OSError) else error
     return CheckpointError(
-        f"{path} cannot be written: {error}. What was saved before is still there; make room, or "
-        "set paths.output_dir (paths.cache_dir for converted models) to another disk"
+        f"{path} cannot be written: {reason} ({free_space(path)}). What was saved before is still "
+        "there, and the same command goes on from it; make room, or set paths.output_dir "
+        "(paths.cache_dir for converted models) to another disk"
     )
+
+
+def free_space(path: Path) -> str:
+    """Returns how much room there is where a file or folder is, or would be: `12.3 MiB free`."""
+    folder = next(place for place in path.absolute().parents if place.is_dir())
+    try:
+        return f"{shutil.disk_usage(folder).free / 2**20:.1f} MiB free"
+    except OSError as error:
+        return f"free space unknown: {error.strerror}"

@@ -9,6 +9,8 @@ import warnings
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from embedllm.secrets import redact
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -49,9 +51,42 @@ class _BarFriendlyHandler(logging.StreamHandler):  # type: ignore[type-arg]
         error_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
+class _Redacting(logging.Filter):
+    """Makes keys and passwords unreadable, whoever logs them."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if (redacted := redact(text)) != text:
+            record.msg, record.args = redacted, ()
+        return True
+
+
 def build_console_handler() -> logging.Handler:
     """Returns the handler of the console: around progress bars on a terminal, else plain."""
-    return _BarFriendlyHandler() if sys.stderr.isatty() else logging.StreamHandler()
+    handler = _BarFriendlyHandler() if sys.stderr.isatty() else logging.StreamHandler()
+    handler.addFilter(_Redacting())
+    return handler
+
+
+class _FileHandler(logging.FileHandler):
+    """A log file that may stop on a full disk without stopping, or shouting over, the run."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_broken:
+            self._is_broken = True
+            sys.stderr.write(f"warning: the log file {self.baseFilename} ends here: {error}\n")
+
+    _is_broken = False
+
+
+def build_file_handler(filename: str) -> logging.Handler:
+    """Returns the handler of the run's log file."""
+    handler = _FileHandler(filename, encoding="utf-8")
+    handler.addFilter(_Redacting())
+    return handler
 
 
 def quiet_libraries() -> None:

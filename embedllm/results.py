@@ -28,6 +28,7 @@ from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.validators import extend
 
 from embedllm.errors import ResultError
+from embedllm.files import free_space
 from embedllm.log import get_logger
 
 SCHEMA_VERSION: Final = 1
@@ -124,8 +125,9 @@ def append_result(folder: Path, record: Mapping[str, Any]) -> Path:
                 return path
     except OSError as error:
         raise ResultError(
-            f"the result cannot be stored in {folder}: {error}. What was stored before is still "
-            "there; make room, or set paths.results_dir to another disk"
+            f"the result cannot be stored in {folder}: {error.strerror} "
+            f"({free_space(folder / 'x')}). What was stored before is still there, and the same "
+            "command stores it; make room, or set paths.results_dir to another disk"
         ) from error
     raise ResultError(f"{path} was changed after it was stored; restore it or move it away")
 

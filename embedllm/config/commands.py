@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from omegaconf import MISSING
 
-from embedllm.config.checks import at_least, one_of
+from embedllm.config.checks import at_least, one_of, plain_name
 from embedllm.config.groups import (
     AdapterConfig,
     DataConfig,
@@ -88,8 +87,7 @@ class TrainConfig:
                 "which loses track of the weights of a layer that is computed again; use "
                 "trainer.activation_checkpointing=packs, or strategy=fsdp2"
             )
-        if Path(self.run_name).name != self.run_name or self.run_name in ("", ".", ".."):
-            raise ConfigError(f"run_name={self.run_name!r} must be a plain folder name")
+        plain_name("run_name", self.run_name)
         batch, parts = self.data.global_batch_size, self.trainer.accumulate_grad_batches
         if batch % parts or batch // parts < 2:
             raise ConfigError(
@@ -147,6 +145,7 @@ class EvaluateConfig:
     paths: PathsConfig = MISSING
 
     def __post_init__(self) -> None:
+        plain_name("run_name", self.run_name)
         at_least("devices", self.devices, 1)
         check_processes(self.strategy, self.devices)
         if not self.evaluation.tasks:
@@ -176,6 +175,7 @@ class SearchConfig:
     paths: PathsConfig = MISSING
 
     def __post_init__(self) -> None:
+        plain_name("run_name", self.run_name)
         at_least("seed", self.seed, 0)
         if self.save_as is not None and not _PROMPT_NAME.fullmatch(self.save_as):
             raise ConfigError(
@@ -201,6 +201,7 @@ class LayersConfig:
     paths: PathsConfig = MISSING
 
     def __post_init__(self) -> None:
+        plain_name("run_name", self.run_name)
         if len(self.evaluation.tasks) != 1:
             raise ConfigError(
                 f"evaluation.tasks={self.evaluation.tasks} must be one task to choose by; "

@@ -21,6 +21,8 @@ _NOT_IN_FINGERPRINT_NESTED = {
         "num_nodes",
         # The numbers stay the same, so a run that has no memory left can go on with it.
         "activation_checkpointing",
+        # A run that has stopped may go on without the step that stopped it.
+        "on_nan",
     ),
     "evaluation": ("tokens_per_batch", "cache_vectors", "share_prefix"),
 }

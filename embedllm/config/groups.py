@@ -20,6 +20,7 @@ from embedllm.errors import ConfigError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
+ON_NAN = ("stop", "skip")
 POOLINGS = ("last", "mean", "weighted_mean")
 CLEAN_UPS = ("paper", "none")
 POOL_OVER = ("prompt", "sentence")
@@ -258,12 +259,17 @@ class TrainerConfig:
     """Distance of log lines, in optimizer steps."""
     checkpoint_every_n_steps: int = 20
     """Distance of resume points, in optimizer steps."""
+    on_nan: str = "stop"
+    """What a loss or gradient that is NaN or infinite does: `stop` ends the run; `skip` leaves the
+    optimizer step out, on all ranks, and ends the run at the fifth in a row. Either way the batch
+    is kept in `nonfinite/` of the run folder and no weight takes the step."""
 
     def __post_init__(self) -> None:
         one_of("trainer.precision", self.precision, PRECISIONS)
         one_of("trainer.lr_schedule", self.lr_schedule, LR_SCHEDULES)
         one_of("trainer.accelerator", self.accelerator, ACCELERATORS)
         one_of("trainer.dropout_by", self.dropout_by, DROPOUT_BY)
+        one_of("trainer.on_nan", self.on_nan, ON_NAN)
         one_of(
             "trainer.activation_checkpointing",
             self.activation_checkpointing,

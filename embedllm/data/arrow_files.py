@@ -5,7 +5,6 @@ pyarrow and `datasets` are imported where used: CSV and JSON lines need neither.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +13,8 @@ from typing import Any, BinaryIO
 from embedllm.data.records import FILE_SUFFIXES, Row, Table, choose_columns
 from embedllm.data.schema import ColumnNames, Unreadable
 from embedllm.errors import DataError
+from embedllm.hub import ask_in_time, is_switched_off
 
-HUB_TIMEOUT_SECONDS = 20.0
 _BATCH_ROWS = 1024
 
 
@@ -127,36 +126,24 @@ def probe_hub(name: str, revision: str | None) -> str | None:
     """Returns the commit of hub dataset `name`, or None when the hub is switched off.
 
     `load_dataset` retries an unreachable hub for 23 s when names do not resolve and for minutes
-    when a firewall drops packets (10 s for each of six tries and each address); asking once, on a
-    thread that can be left behind, bounds both.
+    when a firewall drops packets (10 s for each of six tries and each address).
 
     Raises:
-        DataError: The hub does not answer in `HUB_TIMEOUT_SECONDS` or does not have the dataset.
+        DataError: The hub does not answer in `hub.TIMEOUT_SECONDS` or does not have the dataset.
     """
     import datasets
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
 
-    if constants.HF_HUB_OFFLINE or datasets.config.HF_HUB_OFFLINE:
+    if is_switched_off() or datasets.config.HF_HUB_OFFLINE:
         return None
     api = HfApi()
-    answer: list[str | Exception | None] = []
-
-    def ask() -> None:
-        try:
-            answer.append(api.dataset_info(name, revision=revision, timeout=10).sha)
-        except Exception as error:  # reported by the caller's thread
-            answer.append(error)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(HUB_TIMEOUT_SECONDS)
-    result = answer[0] if answer else TimeoutError(f"no answer in {HUB_TIMEOUT_SECONDS:g} s")
-    if not isinstance(result, Exception):
-        return result
-    raise DataError(
-        f"data.path={name} is no local file or folder (looked at {Path(name).absolute()}), and the "
-        f"hub at {api.endpoint} did not give a dataset of that name: {type(result).__name__}: "
-        f"{result}. Set data.path to a file ({', '.join(FILE_SUFFIXES)}), a folder or a dataset "
-        "that exists and that you may read; without network, set HF_HUB_OFFLINE=1 to use a "
-        "dataset downloaded before."
-    ) from result
+    try:
+        return ask_in_time(lambda: api.dataset_info(name, revision=revision, timeout=10).sha)
+    except Exception as error:  # the library documents no common base of its errors
+        raise DataError(
+            f"data.path={name} is no local file or folder (looked at {Path(name).absolute()}), and "
+            f"the hub at {api.endpoint} did not give a dataset of that name: "
+            f"{type(error).__name__}: {error}. Set data.path to a file "
+            f"({', '.join(FILE_SUFFIXES)}), a folder or a dataset that exists and that you may "
+            "read; without network, set HF_HUB_OFFLINE=1 to use a dataset downloaded before."
+        ) from error

@@ -25,11 +25,13 @@ class ContrastiveBatch:
         token_ids: Unpadded ids of N anchors, then N positives, then M hard negatives.
         num_anchors: N.
         negative_owner: For each hard negative the row of its anchor, in 0..N-1.
+        examples: Numbers of its N examples among those trained on, from 0.
     """
 
     token_ids: list[list[int]]
     num_anchors: int
     negative_owner: tuple[int, ...]
+    examples: tuple[int, ...] = ()
 
     @property
     def num_tokens(self) -> int:
@@ -120,4 +122,5 @@ class ContrastiveLoader:
         for row, example in enumerate(examples):
             texts += example.negatives
             owner += [row] * len(example.negatives)
-        return ContrastiveBatch(self._tokenize(texts), len(examples), tuple(owner))
+        numbers = tuple(rows.tolist())
+        return ContrastiveBatch(self._tokenize(texts), len(examples), tuple(owner), numbers)

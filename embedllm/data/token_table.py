@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from embedllm.files import free_space
 from embedllm.log import get_logger
 from embedllm.progress import progress_bar
 
@@ -71,11 +72,12 @@ def open_token_table(texts: Iterable[str], tokenize: Tokenize, path: Path | None
             return TokenTable(distinct, *_read_or_make(path, distinct, tokenize))
         except OSError as error:
             _log.warning(
-                "the token ids of the training texts cannot be kept in %s (%s); they stay in "
+                "the token ids of the training texts cannot be kept in %s (%s, %s); they stay in "
                 "memory and the next run tokenizes again. Make room, or set paths.cache_dir to a "
                 "folder that can be written",
                 path.parent,
                 error,
+                free_space(path),
             )
     ids, lengths = zip(*_tokenize_in_chunks(distinct, tokenize), strict=True)
     return TokenTable(distinct, np.concatenate(ids), np.concatenate(lengths))

@@ -103,6 +103,8 @@ def _changed(saved: ModelConfig, composed: ModelConfig, overrides: Sequence[str]
     """Returns the saved base model with what the command line says about `model` on top."""
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     names = {key.split(".")[1] for key in keys if key.startswith("model.")}
+    # Code that comes with a model is run for who asks for it here, not for who made the adapter.
+    saved = replace(saved, trust_remote_code=False)
     return replace(saved, **{name: getattr(composed, name) for name in names})
 
 

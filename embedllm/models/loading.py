@@ -132,6 +132,7 @@ def load_adapted_encoder(
     tokens_per_batch: int | None = None,
     share_prefix: bool = True,
     spreading: Spreading | None = None,
+    trust_remote_code: bool = False,
 ) -> SentenceEncoder:
     """Returns the encoder that an adapter folder describes, verified by its probe.
 
@@ -145,6 +146,8 @@ def load_adapted_encoder(
         tokens_per_batch: Padded tokens per forward pass of `encode`.
         share_prefix: Compute what all prompts of a call begin with once.
         spreading: As for `load_encoder`.
+        trust_remote_code: Run code that comes with the base model; what the folder says about it
+            is not asked. No effect with `model`, which has its own word.
 
     Raises:
         AdapterError: Damaged folder, or the vectors are not those of training.
@@ -152,7 +155,7 @@ def load_adapted_encoder(
     """
     description = read_description(folder)
     saved = description.model
-    base = model or saved
+    base = model or replace(saved, trust_remote_code=trust_remote_code)
     base = replace(base, pooling=saved.pooling, layer=saved.layer, normalize=saved.normalize)
     if description.method == "full":
         # The folder itself is the model, tokenizer included.

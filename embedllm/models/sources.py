@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 
 from embedllm.config import ModelConfig
 from embedllm.errors import ModelError
+from embedllm.hub import find_model
 from embedllm.models.gguf import convert_gguf_package
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ _SOURCE_ERRORS = (
     RuntimeError,
     SafetensorError,
     StrictDataclassError,
+    UnpicklingError,
 )
 """What transformers raises for a source that is missing, unreachable or no model."""
 
@@ -128,9 +131,13 @@ def load_tokenizer(model: ModelConfig, cache_dir: Path) -> PreTrainedTokenizerBa
         from embedllm.prompts.bundled_tokenizer import build_bundled_tokenizer
 
         return build_bundled_tokenizer()
-    source = model.tokenizer or source_of(model, cache_dir)
+    source = model.tokenizer or model.name
     key = "model.tokenizer" if model.tokenizer else "model.name"
     with as_model_error(model, key, source):
+        if model.tokenizer in (None, model.name):
+            source = source_of(model, cache_dir)
+        else:
+            source = find_model(source, "main")
         # A revision, and trust, belong to the model's repository, not to another one.
         options = hub_options(model) if model.tokenizer in (None, model.name) else {}
         tokenizer = AutoTokenizer.from_pretrained(source, **options)
@@ -150,10 +157,14 @@ def max_positions(config: PreTrainedConfig) -> int | None:
 
 
 def source_of(model: ModelConfig, cache_dir: Path) -> str:
-    """Returns the hub name or folder of a model; a GGUF package is converted first."""
+    """Returns the hub name or folder of a model; a GGUF package is converted first.
+
+    Raises:
+        OSError: The hub does not answer, or not with that model.
+    """
     if model.gguf_package:
         return str(convert_gguf_package(model.gguf_package, cache_dir))
-    return model.name
+    return find_model(model.name, model.revision or "main")
 
 
 def hub_options(model: ModelConfig) -> dict[str, Any]:
@@ -173,6 +184,16 @@ def as_model_error(model: ModelConfig, key: str, source: str) -> Iterator[None]:
         if isinstance(error, ModelError):
             raise
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        if isinstance(error, UnpicklingError):
+            raise ModelError(
+                f"{key}: a weight file of {source!r} is damaged, or holds more than weights, which "
+                "could run as code; use a copy in safetensors"
+            ) from error
+        if "trust_remote_code" in str(error):
+            raise ModelError(
+                f"{key}: {source!r} comes with code of its own, which is not run unless "
+                "model.trust_remote_code=true says so; read it first"
+            ) from error
         folder = Path(source)
         if folder.is_dir():
             found = f"the folder {folder} could not be read as a model or tokenizer"

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from embedllm.errors import CheckpointError
+from embedllm.files import free_space
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
 from embedllm.models.whole import whole_weight
@@ -94,10 +95,11 @@ class VectorCache:
         except sqlite3.Error as error:
             self._is_writable = False
             _log.warning(
-                "vectors can no longer be kept in %s (%s); the evaluation goes on without. Make "
-                "room, set paths.cache_dir to another disk or evaluation.cache_vectors=false",
+                "vectors can no longer be kept in %s (%s, %s); the evaluation goes on without. "
+                "Make room, set paths.cache_dir to another disk or evaluation.cache_vectors=false",
                 self.path,
                 error,
+                free_space(self.path),
             )
 
     @contextmanager
@@ -130,8 +132,9 @@ class VectorCache:
             yield
         except (sqlite3.Error, OSError) as error:
             raise CheckpointError(
-                f"the vector cache {self.path} cannot be used: {error}. Delete that file, set "
-                "paths.cache_dir to another folder, or evaluation.cache_vectors=false"
+                f"the vector cache {self.path} cannot be used: {error} ({free_space(self.path)}). "
+                "Make room or delete that file, set paths.cache_dir to another folder, or "
+                "evaluation.cache_vectors=false"
             ) from error
 
 

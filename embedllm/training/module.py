@@ -15,8 +15,8 @@ from transformers import get_scheduler
 
 from embedllm.config import TrainerConfig
 from embedllm.data.loader import ContrastiveBatch
-from embedllm.distributed import gather_vectors
-from embedllm.errors import CheckpointError, ConfigError
+from embedllm.distributed import any_rank, gather_vectors
+from embedllm.errors import CheckpointError, NonFiniteError
 from embedllm.losses.info_nce import InfoNCE
 from embedllm.models.checkpointing import checkpoint_layers
 from embedllm.models.embed_rows import embed_rows, split_rows
@@ -58,8 +58,10 @@ class ContrastiveModule(pl.LightningModule):
         self.total_steps = total_steps
         self.tokens_per_pack = tokens_per_pack
         self.layout = layout
-        self.mean_loss = MeanMetric()
-        self.mean_accuracy = MeanMetric()
+        # Looking for NaNs, as metrics do by default, would make a GPU wait.
+        self.mean_loss = MeanMetric(nan_strategy="disable")
+        self.mean_accuracy = MeanMetric(nan_strategy="disable")
+        self.is_finite = torch.tensor(True)
         self.num_negatives = 0
         # Checkpoints hold the trainable weights alone; the frozen base is loaded anew.
         self.strict_loading = False
@@ -71,12 +73,7 @@ class ContrastiveModule(pl.LightningModule):
             checkpoint_layers(embedder.trunk)
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
-        """Returns the loss of one contrastive batch, with gradient.
-
-        Raises:
-            ConfigError: The loss is not finite. Every later step and score would be worthless,
-                and not visibly so: a rank correlation of NaNs is a number.
-        """
+        """Returns the loss of one contrastive batch, with gradient."""
         if self._has_two_passes:
             return self._step_in_two_passes(batch, batch_idx)
         return self._score(self._embed(batch), batch)
@@ -114,16 +111,13 @@ class ContrastiveModule(pl.LightningModule):
             owner,
             first=first,
         )
-        # All vectors are the same on all ranks, so all stop together.
-        if not torch.isfinite(vectors.detach()).all():
-            raise ConfigError(
-                f"the loss is {output.loss.item()} at step {self.global_step + 1}: training has "
-                "diverged. Lower trainer.learning_rate, or use more bits in trainer.precision and "
-                "model.dtype; start under another run_name, for the weights are lost"
-            )
         num_scored = last - first
-        self.mean_loss.update(output.loss.detach(), weight=num_scored)
-        self.mean_accuracy.update(output.accuracy, weight=num_scored)
+        # Asked for here, answered once a step (`FiniteSteps`): a GPU would have to stop for it.
+        value = output.loss.detach()
+        self.is_finite = torch.isfinite(vectors.detach()).all() & value.isfinite()
+        weight = num_scored * self.is_finite
+        self.mean_loss.update(value.nan_to_num(0, 0, 0), weight=weight)
+        self.mean_accuracy.update(output.accuracy, weight=weight)
         self.num_negatives = output.num_negatives
         # Gradients are averaged over ranks; their mean has to be that of the mean over anchors.
         share = num_scored * self.layout.world_size / batch.num_anchors
@@ -231,11 +225,22 @@ class ContrastiveModule(pl.LightningModule):
         return batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps only the trainable weights in a checkpoint, and says how the run is spread."""
+        """Keeps only the trainable weights in a checkpoint, and says how the run is spread.
+
+        Raises:
+            NonFiniteError: A weight is not finite; the checkpoints before this one stay.
+        """
         trainable = {name for name, _ in trainable_parameters(self)}
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {n: value for n, value in state.items() if n in trainable}
         checkpoint["layout"] = asdict(self.layout)
+        # Not all ranks have the weights, but all come by here.
+        if any_rank(not all(value.isfinite().all() for value in checkpoint["state_dict"].values())):
+            raise NonFiniteError(
+                f"weights are NaN or infinite after step {self.global_step}: training has "
+                "diverged, and no checkpoint of it is written. Lower trainer.learning_rate, or use "
+                "more bits in trainer.precision and model.dtype, under another run_name"
+            )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint whose trainable weights are not exactly this module's."""

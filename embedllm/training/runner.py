@@ -29,6 +29,7 @@ from embedllm.evaluation.run import (
 from embedllm.evaluation.scores import EvaluationResult
 from embedllm.evaluation.suite import Task
 from embedllm.evaluation.tasks import PairTask
+from embedllm.files import as_write_error
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger
 from embedllm.losses.info_nce import InfoNCE
@@ -46,6 +47,7 @@ from embedllm.prompts.tokenize import tokenize
 from embedllm.ranks import current_rank
 from embedllm.results import append_result
 from embedllm.training.callbacks.dev_score import DevScore
+from embedllm.training.callbacks.finite_steps import FiniteSteps
 from embedllm.training.callbacks.preemption import (
     Preemption,
     end_if_asked,
@@ -119,7 +121,7 @@ def train(config: TrainConfig, root: Path, *, invocation: Invocation | None = No
         origin = Origin.of(invocation, script="train.py", run_name=config.run_name)
     # Rank 0 first: what is downloaded or converted is there for the others.
     inputs = main_first(lambda: _read_inputs(config))
-    with ExitStack() as claims:
+    with ExitStack() as claims, as_write_error(root):
         main_only(lambda: claims.enter_context(run.claimed(config, inputs.data.sha256)))
         device = resolve_device(config.trainer.accelerator)
         pl.seed_everything(config.seed, verbose=False)
@@ -220,7 +222,16 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
     keeper = _build_keeper(config, run, inputs, encoder)
     checkpoint_every = config.trainer.checkpoint_every_n_steps
     preemption = Preemption(StepCheckpoint(run.checkpoints, every_n_steps=checkpoint_every))
-    trainer = _build_trainer(config, run, total_steps, keeper, preemption)
+    callbacks: list[pl.Callback] = [
+        StepSeed(config.seed),
+        FiniteSteps(config.trainer.on_nan, run.root / "nonfinite", inputs.data.examples),
+        StepBar(),
+        StepLog(config.trainer.log_every_n_steps),
+        *([keeper] if keeper else []),
+        preemption,
+        preemption.checkpoint,
+    ]
+    trainer = _build_trainer(config, run, total_steps, callbacks)
     _log_start(config, inputs, encoder, loader, total_steps)
     # Models load in evaluation mode and Lightning leaves modes alone: without this no dropout.
     module.train()
@@ -306,21 +317,9 @@ def _save(
 
 
 def _build_trainer(
-    config: TrainConfig,
-    run: RunFolder,
-    total_steps: int,
-    keeper: DevScore | None,
-    preemption: Preemption,
+    config: TrainConfig, run: RunFolder, total_steps: int, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
     settings = config.trainer
-    callbacks: list[pl.Callback] = [
-        StepSeed(config.seed),
-        StepBar(),
-        StepLog(settings.log_every_n_steps),
-        *([keeper] if keeper else []),
-        preemption,
-        preemption.checkpoint,
-    ]
     rank = current_rank()
     device = resolve_device(settings.accelerator)
     trainer = pl.Trainer(
@@ -390,6 +389,7 @@ def _score_adapter(
         device=device,
         tokens_per_batch=config.evaluation.tokens_per_batch,
         spreading=_spreading_of(config, device),
+        trust_remote_code=config.model.trust_remote_code,
     )
     _score(config, run, encoder, tasks, origin, adapter=run.adapter)
 

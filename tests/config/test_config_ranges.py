@@ -59,6 +59,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "model.quantization": (["fp4"], ["none", "nf4", "int8"]),
     "trainer.devices": (["0"], ["1"]),
     "trainer.num_nodes": (["0"], ["1"]),
+    "trainer.on_nan": (["ignore"], ["stop", "skip"]),
     "trainer.dropout_by": (["text"], ["auto", "token", "pack"]),
     "logger.timeout_seconds": (["0"], ["1"]),
     "evaluation.layout": (["csv"], ["auto", "senteval", "jsonl"]),

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from source_files import NASTY_ROWS, skip_bad, to_lists, write_bytes, write_csv, write_parquet
 
-from embedllm.data import arrow_files, sources
+from embedllm.data import sources
 from embedllm.data.schema import ColumnNames
 from embedllm.data.sources import read_examples
 from embedllm.errors import DataError
@@ -141,7 +141,7 @@ def test_hub_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *_, **__: time.sleep(60))
-    monkeypatch.setattr(arrow_files, "HUB_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("embedllm.hub.TIMEOUT_SECONDS", 0.2)
     expect_hub_error("owner/silent", "no answer in 0.2 s")
 
 

@@ -43,6 +43,7 @@ class Job:
         asked_at: A batch, a rank and the name of a signal: in that batch that rank is asked to
             stop, and all do; None to let it run.
         mistake: Name of a mistake in `rank_worker.py` that it makes.
+        poisoned: Steps whose gradients are NaN on the last rank.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Job:
     die_at: int | None = None
     asked_at: tuple[int, int, str] | None = None
     mistake: str | None = None
+    poisoned: Sequence[int] = field(default=())
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,7 @@ def circumstances(job: dict[str, Any]) -> Iterator[None]:
     """What happens to a training beside its configuration."""
     import pytest
     from interrupted_runs import asked_at, dying_at
+    from poisoned_steps import poisoned_gradients
 
     with ExitStack() as stack:
         if job["die_at"]:
@@ -61,6 +62,9 @@ def circumstances(job: dict[str, Any]) -> Iterator[None]:
             batch, rank, name = job["asked_at"]
             is_this_rank = rank == dist.get_rank()
             stack.enter_context(asked_at(batch, signal.Signals[name], is_this_rank=is_this_rank))
+        if job["poisoned"]:
+            last = dist.get_world_size() - 1
+            stack.enter_context(poisoned_gradients(*job["poisoned"], rank=last))
         if job["mistake"]:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             patch.setattr("embedllm.training.module.gather_vectors", MISTAKES[job["mistake"]])

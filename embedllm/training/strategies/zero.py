@@ -105,6 +105,15 @@ class ZeroStrategy(DeepSpeedStrategy):
         self._init_config_if_needed()
         yield
 
+    @property
+    def has_left_out_step(self) -> bool:
+        """Whether DeepSpeed found a gradient that is not finite, on any rank, and made no step.
+
+        With float16 that is how it finds the scale of the loss, and no fault.
+        """
+        zero: Any = self.optimizers[0]
+        return bool(zero.overflow) and zero.dtype != torch.float16
+
     # --- Checkpoints -------------------------------------------------------------------------
 
     @property

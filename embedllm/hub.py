@@ -1,0 +1,84 @@
+"""Questions to the Hugging Face hub that end in bounded time, whatever is at the other end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from embedllm.log import get_logger
+from embedllm.secrets import redact
+
+_T = TypeVar("_T")
+_log = get_logger(__name__)
+
+TIMEOUT_SECONDS: Final = 20.0
+
+
+def ask_in_time(ask: Callable[[], _T]) -> _T:
+    """Returns what `ask` returns.
+
+    The libraries retry a hub that does not answer for minutes, and wait for some answers without
+    end; asking on a thread that can be left behind bounds both.
+
+    Raises:
+        TimeoutError: There is no answer in `TIMEOUT_SECONDS`.
+        Exception: Whatever `ask` raises.
+    """
+    answer: list[tuple[_T | None, Exception | None]] = []
+
+    def run() -> None:
+        try:
+            answer.append((ask(), None))
+        except Exception as error:  # raised on the caller's thread
+            answer.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT_SECONDS)
+    if not answer:
+        raise TimeoutError(f"no answer in {TIMEOUT_SECONDS:g} s")
+    [(result, error)] = answer
+    if error is not None:
+        raise error
+    return result  # type: ignore[return-value]
+
+
+def is_switched_off() -> bool:
+    """Whether the hub is not to be asked (`HF_HUB_OFFLINE`)."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+@lru_cache
+def find_model(name: str, revision: str) -> str:
+    """Returns where the library's loaders find a model: its name, or the folder of an older copy.
+
+    Asked before anything else is, once in a process: a hub that accepts and never answers would
+    hold the loaders without end.
+
+    Args:
+        name: Hub name or local folder.
+        revision: Branch, tag or commit.
+
+    Raises:
+        OSError: The hub does not answer, or not with that model, and there is no copy of it.
+    """
+    if Path(name).is_dir() or Path(name).is_absolute() or name.startswith(".") or is_switched_off():
+        return name
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    api: Any = HfApi()
+    try:
+        ask_in_time(lambda: api.model_info(name, revision=revision, timeout=10))
+    except Exception as error:  # the library documents no common base of its errors
+        copy = try_to_load_from_cache(name, "config.json", revision=revision)
+        reason = redact(f"the hub at {api.endpoint} did not give {name}: {error}")
+        if not isinstance(copy, str):
+            raise OSError(reason) from error
+        _log.warning("%s; the copy that was downloaded before is used", reason)
+        return str(Path(copy).parent)
+    return name
