@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.strategies import ModelParallelStrategy, ParallelStrategy
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -19,10 +18,11 @@ from torch.optim import Optimizer
 
 from embedllm.models.whole import trainable_parameters
 from embedllm.ranks import current_rank
+from embedllm.training.strategies.one_file import OneFile
 from embedllm.training.strategies.optimizer_state import number_states
 
 
-class ShardedStrategy(ModelParallelStrategy):
+class ShardedStrategy(OneFile, ModelParallelStrategy):
     """FSDP2 over all ranks, with checkpoints that do not depend on their number.
 
     Args:
@@ -76,18 +76,6 @@ class ShardedStrategy(ModelParallelStrategy):
         }
         [optimizer] = self.optimizers
         set_optimizer_state_dict(self.model, optimizer, named, options=_whole())
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
-    ) -> None:
-        """Saves one file, as on one process."""
-        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
-
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Returns the content of that file."""
-        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
 
 def _whole(*, strict: bool = True) -> StateDictOptions:

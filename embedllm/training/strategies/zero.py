@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final, cast
 
 import deepspeed
@@ -17,18 +16,19 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
 )
 from lightning_fabric.utilities.seed import reset_seed
-from pytorch_lightning.strategies import DeepSpeedStrategy, ParallelStrategy
+from pytorch_lightning.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from embedllm.config import StrategyConfig
 from embedllm.models.whole import trainable_parameters
+from embedllm.training.strategies.one_file import OneFile
 from embedllm.training.strategies.optimizer_state import number_states
 
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 
 
-class ZeroStrategy(DeepSpeedStrategy):
+class ZeroStrategy(OneFile, DeepSpeedStrategy):
     """ZeRO 1, 2 or 3 with checkpoints that do not depend on the number of processes.
 
     Lightning's own class takes CUDA alone, divides the gradients of accumulated batches twice, and
@@ -189,18 +189,6 @@ class ZeroStrategy(DeepSpeedStrategy):
         if not is_stage_3:
             # Done by DeepSpeed in the first step else.
             zero._lazy_init_hp_params_optimizer_state()
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None
-    ) -> None:
-        """Saves one file, as on one process."""
-        ParallelStrategy.save_checkpoint(self, checkpoint, filepath, storage_options)
-
-    def load_checkpoint(
-        self, checkpoint_path: str | Path, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Returns the content of that file."""
-        return ParallelStrategy.load_checkpoint(self, checkpoint_path, weights_only)
 
 
 def _step_of(optimizer: Optimizer) -> Tensor:
