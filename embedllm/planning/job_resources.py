@@ -1,4 +1,4 @@
-"""What a training asks of a cluster: the fewest devices of one machine that it fits."""
+"""What a training asks of a cluster: the fewest devices of one machine that hold it."""
 
 from __future__ import annotations
 
@@ -44,20 +44,27 @@ def job_resources(config: TrainConfig, hardware_config: HardwareConfig) -> JobRe
     """
     is_free = config.strategy.name != "single" and config.trainer.devices == 1
     counts = _NUM_DEVICES if is_free else (config.trainer.devices,)
+    offloaded: JobResources | None = None
     for devices in counts:
         hardware = resolve_hardware(hardware_config, devices=devices)
         try:
             candidate = _candidate(config, hardware, devices)
         except ConfigError:
-            if devices == counts[-1]:
-                raise
+            # No way at all, with that many.
             continue
-        if candidate.fits:
-            memory = math.ceil(candidate.host_memory / GIB) + _MEMORY_RESERVE_GIB
-            return JobResources(devices, devices if hardware.kind == "cuda" else 0, memory)
+        if not candidate.fits:
+            continue
+        memory = math.ceil(candidate.host_memory / GIB) + _MEMORY_RESERVE_GIB
+        needs = JobResources(devices, devices if hardware.kind == "cuda" else 0, memory)
+        if config.strategy.name != "auto" or candidate.way.strategy.offload == "none":
+            return needs
+        # It fits, slowly; more devices may do without.
+        offloaded = offloaded or needs
+    if offloaded is not None:
+        return offloaded
     raise ConfigError(
         f"{config.model.name} with strategy={config.strategy.title} does not fit {counts[-1]} x "
-        f"{hardware_config.name}; use strategy=auto, another model.quantization or a smaller model "
+        f"{hardware_config.name}; use another strategy or model.quantization, or a smaller model "
         "(python -m embedllm plan shows what fits)"
     )
 

@@ -30,9 +30,9 @@ def test_a_small_model_has_one_device() -> None:
 
 
 def test_a_large_one_has_as_many_as_it_needs() -> None:
-    # 66 billion weights of two bytes are 123 GiB.
+    # 66 billion weights of two bytes are 123 GiB; one could do it with states in host memory.
     needs = _needs("model=opt-66b", "strategy=auto")
-    assert needs.processes == needs.gpus == 2
+    assert needs.processes == needs.gpus == 4
     assert needs.memory_gib > _needs("model=opt-125m", "strategy=auto").memory_gib
 
 
