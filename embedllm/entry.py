@@ -67,8 +67,8 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
-    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
     OmegaConf.register_new_resolver("plain_name", _plain_name, replace=True)
+    OmegaConf.register_new_resolver("run_name", _RunName(), replace=True)
 
 
 def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
@@ -262,9 +262,20 @@ def _cache_dir() -> str:
     return os.environ.get("EMBEDLLM_CACHE_DIR") or str(Path.home() / ".cache" / "embedllm")
 
 
-def _run_name() -> str:
-    """Resolver `${run_name:}`: the time of the start or the number of the job, for all ranks."""
-    return default_run_name()
+class _RunName:
+    """Resolver `${run_name:}`: the time of the start or the number of the job, for all ranks.
+
+    A launcher that runs a sweep's jobs elsewhere sends it along, with the name of the sweep.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+
+    def __call__(self) -> str:
+        return self._name or default_run_name()
+
+    def __reduce__(self) -> tuple[type[_RunName], tuple[str]]:
+        return _RunName, (self(),)
 
 
 def _plain_name(name: object) -> str:

@@ -174,7 +174,7 @@ def test_wrong_type(override: str, parts: tuple[str, ...], call: Call) -> None:
         ),
         ("debug=small", "debug=small is not known\nallowed: tiny\n"),
         # Not a group of this project, so the message is Hydra's own.
-        ("hydra/launcher=slurm", "Could not find 'hydra/launcher/slurm'"),
+        ("hydra/launcher=cloud", "Could not find 'hydra/launcher/cloud'"),
     ],
 )
 def test_unknown_option_of_a_group(override: str, message: str, call: Call) -> None:

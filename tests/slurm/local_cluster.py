@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,16 +68,19 @@ class Cluster:
         self._wait(lambda: self.state(job) not in waits, log)
         return self.state(job)
 
-    def wait_for_text(self, text: str, log: Path) -> None:
-        """Returns when the log has the text."""
-        self._wait(lambda: log.exists() and text in log.read_text(encoding="utf-8"), log)
+    def wait_for_text(self, text: str, log: Path, *, count: int = 1) -> None:
+        """Returns when the log has the text that many times."""
+        self._wait(lambda: _read(log).count(text) >= count, log)
 
-    def _wait(self, condition: object, log: Path) -> None:
-        assert callable(condition)
+    def _wait(self, condition: Callable[[], bool], log: Path) -> None:
         end = time.monotonic() + PATIENCE_SECONDS
         while not condition():
-            assert time.monotonic() < end, log.read_text(encoding="utf-8") if log.exists() else ""
+            assert time.monotonic() < end, _read(log)
             time.sleep(0.1)
+
+
+def _read(log: Path) -> str:
+    return log.read_text(encoding="utf-8") if log.exists() else ""
 
 
 @contextmanager
@@ -149,7 +152,9 @@ def why_not() -> str | None:
         return "a local SLURM needs Linux and root"
     if os.environ.get("EMBEDLLM_INSTALL_SLURM") == "1":
         with FileLock("/tmp/embedllm-slurm-install.lock"):
-            _call("install", dict(os.environ))
+            done = subprocess.run([str(SCRIPT), "install"], capture_output=True, check=False)
+        if done.returncode != 0:
+            return f"SLURM cannot be installed: {done.stderr.decode()[-300:]}"
     path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
     if any(shutil.which(name, path=path) is None for name in ("slurmctld", "slurmd", "munged")):
         return "SLURM is not installed (slurm/local-cluster.sh install)"

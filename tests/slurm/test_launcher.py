@@ -1,0 +1,31 @@
+"""`hydra/launcher=slurm`: a sweep whose jobs are SLURM jobs with the resources that each needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from local_cluster import Cluster
+from tiny_runs import have_equal_weights, read_json, train_tiny
+
+
+def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> None:
+    said = cluster.run(
+        *(sys.executable, "train.py", "--multirun", "hydra/launcher=slurm"),
+        *("hydra.launcher.hardware=cpu", "hydra.launcher.cpus_per_task=1"),
+        *("debug=tiny", "strategy=ddp", "trainer.devices=1,2", "evaluation=none"),
+        *("run_name=sweep", f"paths.output_dir={tmp_path}", f"paths.results_dir={tmp_path}/store"),
+    )
+    # What each of them says goes into its own log.
+    assert "adapter:" not in said
+    runs = [tmp_path / "sweep" / number for number in ("0", "1")]
+    assert have_equal_weights(
+        runs[0] / "adapter", train_tiny(tmp_path / "alone", "evaluation=none").adapter
+    )
+    assert [read_json(run / "run.json")["config"]["run_name"] for run in runs] == ["sweep"] * 2
+    # Two arrays of one job, of which the second has two ranks in one folder.
+    arrays = list((tmp_path / "sweep" / ".submitit").iterdir())
+    assert sorted(len(list(array.glob("*_log.out"))) for array in arrays) == [1, 2]
+    for run in runs:
+        assert "step 8/8" in (run / "train.log").read_text()
+        assert read_json(run / "adapter" / "embedllm.json")["training"]["step"] == 8
