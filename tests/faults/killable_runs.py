@@ -116,10 +116,11 @@ def run_train_py(
 
 
 def _mark_phases(page: Page) -> None:
+    import pytorch_lightning as pl
+
     from embedllm.training import runner
     from embedllm.training.callbacks.dev_score import DevScore
     from embedllm.training.callbacks.step_seed import StepSeed
-    from embedllm.training.checkpoints import AtomicCheckpointIO
 
     patch = pytest.MonkeyPatch()
 
@@ -147,14 +148,15 @@ def _mark_phases(page: Page) -> None:
         score(self, step, total)
         return float(step)
 
-    save = AtomicCheckpointIO.save_checkpoint
+    save = pl.Trainer.save_checkpoint
 
-    def saving(self: Any, checkpoint: dict[str, Any], *rest: Any, **options: Any) -> None:
-        page.write("checkpoint", step=checkpoint["global_step"])
-        save(self, checkpoint, *rest, **options)
+    # All ranks come by here; rank 0 writes.
+    def saving(self: pl.Trainer, *args: Any, **options: Any) -> None:
+        page.write("checkpoint", step=self.global_step)
+        save(self, *args, **options)
         page.write("step")
 
-    patch.setattr(AtomicCheckpointIO, "save_checkpoint", saving)
+    patch.setattr(pl.Trainer, "save_checkpoint", saving)
     patch.setattr(StepSeed, "on_train_batch_start", started)
     patch.setattr(DevScore, "_score", rising)
     mark(DevScore, "_score", "evaluation")

@@ -53,7 +53,7 @@ def test_nothing_was_lost_in_the_record() -> None:
     [
         (
             f'python -m pytest tests/faults -m "slow or not slow" --faults-record {RECORD}',
-            "test_twenty_kills_of_one_of_two_ranks",
+            "test_five_kills_of_one_of_two_ranks",
         ),
         ("python -m pytest -m slow tests/faults/test_soak.py", "test_500_steps_with_kills"),
     ],
