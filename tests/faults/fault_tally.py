@@ -33,6 +33,7 @@ class Tally:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
+        self.figures: dict[str, dict[str, float]] = {}
 
     def add(self, fault: str, *, steps_lost: Iterable[int] = (0,), data_lost: int = 0) -> None:
         """Notes a fault that was tried once for each entry of `steps_lost`."""
@@ -42,16 +43,21 @@ class Tally:
         row.steps_lost += lost
         row.data_lost += data_lost
 
+    def note(self, name: str, figures: dict[str, float]) -> None:
+        """Notes other figures."""
+        self.figures[name] = figures
+
     def write(self, path: Path) -> None:
         """Adds the rows to a file, in place of older ones, and what they were measured with."""
-        older = read_json(path)["faults"] if path.exists() else {}
+        older = read_json(path) if path.exists() else {"faults": {}, "figures": {}}
         facts = {
             "git_revision": git_revision(),
             "hardware": {**hardware(), "processors": os.cpu_count()},
             "versions": library_versions(),
         }
-        rows = older | {name: asdict(row) for name, row in self.rows.items()}
-        write_json(path, {"faults": dict(sorted(rows.items())), **facts})
+        rows = older["faults"] | {name: asdict(row) for name, row in self.rows.items()}
+        figures = older["figures"] | self.figures
+        write_json(path, {"faults": dict(sorted(rows.items())), "figures": figures, **facts})
 
 
 def read_saved(output: Path) -> dict[str, bytes]:

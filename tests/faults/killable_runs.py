@@ -42,14 +42,25 @@ _PAGE: Final = struct.Struct("<3i")
 _DEADLINE_SECONDS: Final = 300.0
 
 
+@dataclass(frozen=True)
+class Pause:
+    """Where a process waits until it is told to go on: at a phase, when so many steps are made."""
+
+    phase: str
+    step: int = 0
+
+
 class Page:
     """Where a process is: a phase, how many phases of this kind it began, steps it has made.
 
     Args:
         path: The shared file.
+        pause: Where the process waits for a file `go` beside it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pause: Pause | None = None) -> None:
+        self._pause = pause
+        self._go = path.with_name("go")
         if not path.exists():
             path.write_bytes(bytes(mmap.PAGESIZE))
         with path.open("r+b") as file:
@@ -63,7 +74,21 @@ class Page:
             now = PHASES.index(phase)
             self._counts[now] += 1
             count = self._counts[now]
-        _PAGE.pack_into(self._memory, 0, now, count, done if step is None else step)
+        done = done if step is None else step
+        _PAGE.pack_into(self._memory, 0, now, count, done)
+        pause = self._pause
+        if phase is not None and pause and phase == pause.phase and done >= pause.step:
+            while not self._go.exists():
+                time.sleep(0.01)
+
+    def has_paused(self, pause: Pause) -> bool:
+        """Whether the process has come to a pause."""
+        phase, _, step = self.read()
+        return phase == pause.phase and step >= pause.step
+
+    def go_on(self) -> None:
+        """Ends the pause."""
+        self._go.touch()
 
     def read(self) -> tuple[str, int, int]:
         """Returns phase, how many of this kind began, and steps made."""
@@ -77,7 +102,7 @@ def run_train_py(
     folder: Path,
     name: str,
     *,
-    step_seconds: float = 0.0,
+    pause: Pause | None = None,
 ) -> None:
     """What the process does: `python train.py ARGUMENTS`, saying where it is."""
     os.environ.update(environment)
@@ -85,16 +110,17 @@ def run_train_py(
     with (folder / f"{name}.log").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    _mark_phases(Page(folder / f"{name}.page"), step_seconds)
+    _mark_phases(Page(folder / f"{name}.page", pause))
     sys.argv = ["train.py", *arguments]
     runpy.run_path("train.py", run_name="__main__")
 
 
-def _mark_phases(page: Page, step_seconds: float) -> None:
+def _mark_phases(page: Page) -> None:
+    import pytorch_lightning as pl
+
     from embedllm.training import runner
     from embedllm.training.callbacks.dev_score import DevScore
     from embedllm.training.callbacks.step_seed import StepSeed
-    from embedllm.training.checkpoints import AtomicCheckpointIO
 
     patch = pytest.MonkeyPatch()
 
@@ -113,7 +139,6 @@ def _mark_phases(page: Page, step_seconds: float) -> None:
 
     def started(self: Any, trainer: Any, *rest: Any) -> None:
         page.write("step", step=trainer.global_step)
-        time.sleep(step_seconds)
         start(self, trainer, *rest)
 
     score = DevScore._score
@@ -123,14 +148,15 @@ def _mark_phases(page: Page, step_seconds: float) -> None:
         score(self, step, total)
         return float(step)
 
-    save = AtomicCheckpointIO.save_checkpoint
+    save = pl.Trainer.save_checkpoint
 
-    def saving(self: Any, checkpoint: dict[str, Any], *rest: Any, **options: Any) -> None:
-        page.write("checkpoint", step=checkpoint["global_step"])
-        save(self, checkpoint, *rest, **options)
+    # All ranks come by here; rank 0 writes.
+    def saving(self: pl.Trainer, *args: Any, **options: Any) -> None:
+        page.write("checkpoint", step=self.global_step)
+        save(self, *args, **options)
         page.write("step")
 
-    patch.setattr(AtomicCheckpointIO, "save_checkpoint", saving)
+    patch.setattr(pl.Trainer, "save_checkpoint", saving)
     patch.setattr(StepSeed, "on_train_batch_start", started)
     patch.setattr(DevScore, "_score", rising)
     mark(DevScore, "_score", "evaluation")
@@ -177,7 +203,7 @@ class Starter:
         self._context.set_forkserver_preload(["imported_ahead"])
 
     def start(
-        self, folder: Path, *overrides: str, num_ranks: int = 1, step_seconds: float = 0.0
+        self, folder: Path, *overrides: str, num_ranks: int = 1, pause: Pause | None = None
     ) -> list[tuple[ForkServerProcess, Page]]:
         """Starts the ranks of `train.py RUN OVERRIDES` and returns them with their pages.
 
@@ -185,9 +211,10 @@ class Starter:
             folder: Gets the folders of outputs, results and caches, and a log for each rank.
             overrides: What they change in the run.
             num_ranks: How many.
-            step_seconds: How much longer each step takes than it would.
+            pause: Where they wait to be told to go on.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "go").unlink(missing_ok=True)
         paths = [f"paths.{n}_dir={folder / n}" for n in ("output", "results", "cache")]
         started = []
         with socket.socket() as listener:
@@ -202,8 +229,9 @@ class Starter:
                 environment |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
                 environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
             arguments = ([*RUN, *paths, *overrides], environment, folder, name)
-            slow = {"step_seconds": step_seconds}
-            process = self._context.Process(target=run_train_py, args=arguments, kwargs=slow)
+            process = self._context.Process(
+                target=run_train_py, args=arguments, kwargs={"pause": pause}
+            )
             process.start()
             started.append((process, Page(folder / f"{name}.page")))
         return started

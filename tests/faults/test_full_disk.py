@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fault_tally import Tally, count_lost, read_saved
-from killable_runs import Starter, newest_step, wait_until
+from killable_runs import Pause, Starter, newest_step, wait_until
 from mounted_disks import fill, make_read_only, make_writable, small_disk
 from tiny_runs import have_equal_weights
 
@@ -45,6 +45,7 @@ def _message(log: Path) -> str:
             5,
             ["/candidates/step-000008 cannot be written", "paths.output_dir"],
             id="adapter",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "output",
@@ -53,6 +54,7 @@ def _message(log: Path) -> str:
             0,
             ["/run/results/after.json cannot be written", "paths.output_dir"],
             id="results",
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             "results",
@@ -77,11 +79,12 @@ def test_a_disk_that_fills_up(
     request: pytest.FixtureRequest,
 ) -> None:
     folder = tmp_path / "run"
-    # Steps long enough to fill the disk in one of them.
+    pause = Pause(phase, at_step)
     with small_disk(folder / disk) as mounted:
-        [(process, page)] = starter.start(folder, *overrides, step_seconds=0.2)
-        assert wait_until(lambda: page.read()[0] == phase and page.read()[2] >= at_step, process)
+        [(process, page)] = starter.start(folder, *overrides, pause=pause)
+        assert wait_until(lambda: page.has_paused(pause), process)
         filler = fill(mounted)
+        page.go_on()
         process.join(_DEADLINE_SECONDS)
         assert process.exitcode == 2, (folder / "rank-0.log").read_text()[-2000:]
         message = _message(folder / "rank-0.log")
@@ -127,7 +130,7 @@ def test_a_full_disk_for_caches_costs_no_run(
     tally.add("disk full while caches are written", steps_lost=[0, 0])
 
 
-@pytest.mark.parametrize("disk", ["output", "results"])
+@pytest.mark.parametrize("disk", ["output", pytest.param("results", marks=pytest.mark.slow)])
 def test_a_folder_that_is_read_only(
     disk: str, starter: Starter, whole: Callable[..., Path], tally: Tally, tmp_path: Path
 ) -> None:

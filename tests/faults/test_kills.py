@@ -86,6 +86,7 @@ def test_kills_of_one_process(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_kills_of_one_process(
     starter: Starter, whole: Callable[..., Path], tally: Tally, tmp_path: Path
 ) -> None:
@@ -118,13 +119,15 @@ def _check_two_ranks(
 def test_kills_of_one_of_two_ranks(
     starter: Starter, whole: Callable[..., Path], tally: Tally, tmp_path: Path
 ) -> None:
-    moments = [Moment("checkpoint", 2, 0.003, rank=0), Moment("step", 4, 0.01, rank=1)]
-    _check_two_ranks(moments, starter, whole, tally, tmp_path, "trainer.max_steps=16")
+    moments = [Moment("checkpoint", 2, 0.003, rank=0)]
+    _check_two_ranks(moments, starter, whole, tally, tmp_path, "trainer.max_steps=12")
 
 
 @pytest.mark.slow
-def test_twenty_kills_of_one_of_two_ranks(
-    starter: Starter, whole: Callable[..., Path], tally: Tally, tmp_path: Path
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("seed", [20262, 20263, 20264, 20265])
+def test_five_kills_of_one_of_two_ranks(
+    seed: int, starter: Starter, whole: Callable[..., Path], tally: Tally, tmp_path: Path
 ) -> None:
-    moments = random_moments(20262, 20, num_ranks=2)
-    _check_two_ranks(moments, starter, whole, tally, tmp_path, "trainer.max_steps=24")
+    moments = random_moments(seed, 5, num_ranks=2)
+    _check_two_ranks(moments, starter, whole, tally, tmp_path)
