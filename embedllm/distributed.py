@@ -135,6 +135,9 @@ def _set_environment(rank: Rank) -> None:
         os.environ["MASTER_PORT"] = str(environment.main_port)
     os.environ["RANK"], os.environ["WORLD_SIZE"] = str(rank.rank), str(rank.world_size)
     os.environ["LOCAL_RANK"] = str(rank.local_rank)
+    # What is read from now on instead of srun's own variables.
+    os.environ.setdefault("LOCAL_WORLD_SIZE", str(rank.world_size // rank.num_nodes))
+    os.environ.setdefault("GROUP_RANK", str(rank.node_rank))
 
 
 def _free_port() -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 
+from embedllm import distributed
 from embedllm.distributed import main_only, share_from_main
 from embedllm.errors import ConfigError
 from embedllm.launch import needs_launch
@@ -112,6 +114,32 @@ def test_a_requeued_job_finds_its_run(
     for name, value in {"SLURM_JOB_ID": "42", **environment}.items():
         monkeypatch.setenv(name, value)
     assert re.fullmatch(expected, default_run_name())
+
+
+def test_joining_changes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*_NAMES, "MASTER_ADDR", "MASTER_PORT"):
+        # Taken away again afterwards.
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    environment = {
+        "SLURM_PROCID": "3",
+        "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_LOCALID": "1",
+        "SLURM_NODEID": "1",
+        "SLURM_STEP_NUM_NODES": "2",
+        "SLURM_JOB_ID": "42",
+        "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.7",
+        "ENVIRONMENT": "BATCH",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = current_rank()
+    assert before == Rank(3, 4, 1, num_nodes=2, node_rank=1)
+    distributed._set_environment(before)
+    assert current_rank() == before
+    # Where srun runs, which is where rank 0 is; the name of a node need not resolve.
+    assert os.environ["MASTER_ADDR"] == "10.0.0.7"
+    assert os.environ["MASTER_PORT"] == "15042"
 
 
 def test_alone_everything_is_done_here() -> None:

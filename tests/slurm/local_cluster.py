@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from documents import documented
 from filelock import FileLock
 from tiny_runs import REPOSITORY, script_environment
 
-SCRIPT = REPOSITORY / "slurm" / "local-cluster.sh"
 PATIENCE_SECONDS = 300.0
 """A job that is requeued waits half a minute, and the machine may be busy with others."""
 
@@ -125,10 +125,24 @@ def _count(users: Path) -> int:
     return int(users.read_text()) if users.exists() else 0
 
 
-def _call(action: str, environment: dict[str, str]) -> str:
-    done = subprocess.run(
-        [str(SCRIPT), action], env=environment, capture_output=True, text=True, check=False
+def call_script(action: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Runs `slurm/local-cluster.sh ACTION` as the documentation does."""
+    command = f"sudo slurm/local-cluster.sh {action}"
+    # What `start` prints is for the shell.
+    shown = f'eval "$({command})"' if action == "start" else command
+    assert command in " ".join(documented(shown))
+    return subprocess.run(
+        command.split()[1:],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
+
+
+def _call(action: str, environment: dict[str, str]) -> str:
+    done = call_script(action, environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -152,9 +166,9 @@ def why_not() -> str | None:
         return "a local SLURM needs Linux and root"
     if os.environ.get("EMBEDLLM_INSTALL_SLURM") == "1":
         with FileLock("/tmp/embedllm-slurm-install.lock"):
-            done = subprocess.run([str(SCRIPT), "install"], capture_output=True, check=False)
+            done = call_script("install", dict(os.environ))
         if done.returncode != 0:
-            return f"SLURM cannot be installed: {done.stderr.decode()[-300:]}"
+            return f"SLURM cannot be installed: {done.stderr[-300:]}"
     path = f"{os.environ['PATH']}{os.pathsep}/usr/sbin"
     if any(shutil.which(name, path=path) is None for name in ("slurmctld", "slurmd", "munged")):
         return "SLURM is not installed (slurm/local-cluster.sh install)"

@@ -1,9 +1,12 @@
-"""The batch scripts on a real SLURM: ranks, an array, requeue, scancel."""
+"""The batch scripts on a real SLURM: ranks, an array, requeue, scancel; and one after another."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
+import numpy as np
+import pytest
 from documents import documented
 from local_cluster import Cluster
 from tiny_runs import have_equal_weights, read_json, train_tiny
@@ -42,12 +45,18 @@ def test_an_array_of_which_one_job_is_requeued(cluster: Cluster, tmp_path: Path)
 
 def test_two_ranks_are_cancelled_and_stay_so(cluster: Cluster, tmp_path: Path) -> None:
     log = tmp_path / "job.log"
+    command = documented(
+        "sbatch --gpus-per-node=4 --ntasks-per-node=4 slurm/train.sbatch model=opt-2.7b "
+        "strategy=deepspeed_zero2"
+    )
+    command[1:3] = ["--gpus-per-node=0", "--ntasks-per-node=2"]
+    command[-2:] = ["model=tiny", "strategy=ddp"]
     job = cluster.submit(
         [
-            *("sbatch", "--ntasks-per-node=2", f"--output={log}", "slurm/train.sbatch"),
-            *(*_tiny(tmp_path), "strategy=ddp", *_LONG, "trainer.max_steps=100000", _RARE),
+            *(*command, *_tiny(tmp_path), *_LONG, "trainer.max_steps=100000", _RARE),
             "trainer.max_epochs=100000",
-        ]
+        ],
+        f"--output={log}",
     )
     cluster.wait_for_text("step 3/", log)
     cluster.run("scancel", job)
@@ -60,3 +69,36 @@ def test_two_ranks_are_cancelled_and_stay_so(cluster: Cluster, tmp_path: Path) -
     assert f"step {step} of 100000 is done and saved" in said
     assert "and stays so" in said
     assert said.count("error: stopped by SIGTERM after step") == 1
+
+
+@pytest.mark.slow
+def test_training_evaluation_and_vectors(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "job.log"
+
+    def run(command: list[str], *more: str) -> str:
+        words = ["sbatch", "--cpus-per-task=1", f"--output={log}", *command[1:], *more]
+        setup = shlex.join(documented("source slurm/site.sh"))
+        job = cluster.run("bash", "-c", f"{setup} && {shlex.join(words)}").split()[-1]
+        assert cluster.wait_for_end(job, log) == "COMPLETED", log.read_text()
+        return job
+
+    documented("export SBATCH_GPUS_PER_NODE=0")
+    shown = documented("sbatch --cpus-per-task=1 slurm/train.sbatch debug=tiny")
+    job = run([shown[0], *shown[2:]], *_tiny(tmp_path)[1:])
+    adapter = tmp_path / f"slurm-{job}" / "adapter"
+
+    shown = documented("sbatch slurm/train.sbatch model=opt-2.7b")
+    run([*shown[:-1], "model=tiny"], *_tiny(tmp_path), "evaluation=none")
+
+    shown = documented("sbatch slurm/evaluate.sbatch adapter_path=outputs/slurm-1234/adapter")
+    job = run([*shown[:-1], f"adapter_path={adapter}"], *_tiny(tmp_path)[1:])
+    assert (tmp_path / f"evaluate_slurm-{job}" / "results.json").is_file()
+
+    corpus, output = tmp_path / "corpus.txt", tmp_path / "vectors"
+    corpus.write_text("A man rides.\nA dog sleeps.\n")
+    shown = documented(
+        "sbatch slurm/encode.sbatch adapter_path=outputs/slurm-1234/adapter input=corpus.txt "
+        "output=vectors"
+    )
+    run([*shown[:2], f"adapter_path={adapter}", f"input={corpus}", f"output={output}"])
+    assert np.load(output / "vectors-00000.npy").shape[0] == 2

@@ -5,15 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from documents import documented
 from local_cluster import Cluster
 from tiny_runs import have_equal_weights, read_json, train_tiny
 
 
 def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> None:
+    command = documented(
+        "python train.py --multirun hydra/launcher=slurm strategy=auto "
+        "model=opt-125m,opt-350m,opt-1.3b"
+    )
+    # The same model twice: it is the number of processes that differs.
     said = cluster.run(
-        *(sys.executable, "train.py", "--multirun", "hydra/launcher=slurm"),
+        *(sys.executable, *command[1:-2], "strategy=ddp", "trainer.devices=1,2"),
         *("hydra.launcher.hardware=cpu", "hydra.launcher.cpus_per_task=1"),
-        *("debug=tiny", "strategy=ddp", "trainer.devices=1,2", "evaluation=none"),
+        *("debug=tiny", "evaluation=none"),
         *("run_name=sweep", f"paths.output_dir={tmp_path}", f"paths.results_dir={tmp_path}/store"),
     )
     # What each of them says goes into its own log.
