@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from embedllm.errors import CheckpointError
+from embedllm.errors import CheckpointError, EmbedllmError
 
 _WRITE_ERRNOS = (
     errno.ENOSPC,
@@ -115,12 +115,25 @@ def as_write_error(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _WRITE_ERRNOS:
             raise
-        raise _write_error(Path(error.filename or path), error) from error
+        # Libraries that close their files after an error fail anew; the first error says more.
+        if (first := _earlier_message(error)) is not None:
+            raise first from None
+        # The name of scratch files says less than that of what they become.
+        place = error.filename if path.is_dir() else None
+        raise _write_error(Path(place or path), error) from error
     except SafetensorError as error:
         # safetensors writes outside Python and reports the disk's errors as text.
         if not any(os.strerror(number) in str(error) for number in _WRITE_ERRNOS):
             raise
         raise _write_error(path, error) from error
+
+
+def _earlier_message(error: BaseException) -> EmbedllmError | None:
+    """Returns the error for people during whose handling this one came up."""
+    earlier = error.__context__
+    while earlier is not None and not isinstance(earlier, EmbedllmError):
+        earlier = earlier.__context__
+    return earlier
 
 
 def _write_error(path: Path, error: Exception) -> CheckpointError:
