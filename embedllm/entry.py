@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from embedllm import multirun
 from embedllm.config import (
     DemonstrationsConfig,
     EncodeConfig,
@@ -34,12 +38,14 @@ from embedllm.config import (
     SearchConfig,
     TrainConfig,
 )
-from embedllm.errors import ConfigError, EmbedllmError
+from embedllm.errors import ConfigError, EmbedllmError, PeerError
 from embedllm.invocation import Invocation
-from embedllm.log import process_number
-from embedllm.ranks import default_run_name
+from embedllm.log import get_logger, process_number
+from embedllm.run_state import failures_since, read_failure, recorded_failure
 
 __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
+
+_log = get_logger(__name__)
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 _SCHEMAS: dict[str, type[Any]] = {
@@ -62,15 +68,24 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
-    OmegaConf.register_new_resolver("run_name", _run_name, replace=True)
+    for resolver in (
+        multirun.run_name,
+        multirun.run_folder,
+        multirun.study_storage,
+        multirun.trials_left,
+        multirun.num_trials,
+    ):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
 
 
-def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
+def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     """Composes `conf/<config_name>.yaml` with the command line and calls the task.
 
     Args:
         config_name: A root config: `train`, `evaluate` or a command of `cli`.
-        task: Gets the typed config and how it was called.
+        task: Gets the typed config and how it was called; in a sweep that searches it returns
+            what is maximised.
 
     Leaves the process with exit code 2 and one message on stderr for an error that the user
     can mend, 130 after Ctrl-C. Any other exception is a bug and keeps its traceback.
@@ -84,9 +99,18 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
     if process_number() > 0:
         # One rank keeps the files of a run; the others speak on the console alone.
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=console"]
+    is_training = config_name == "train"
     is_composed = False
+    sweep_dirs: set[Path] = set()
 
-    def job(config: DictConfig) -> None:
+    def note_sweep_dir(output_dir: str, sweep_name: str | None) -> str:
+        folder = _sweep_dir(output_dir, sweep_name)
+        sweep_dirs.add(Path(folder))
+        return folder
+
+    OmegaConf.register_new_resolver("sweep_dir", note_sweep_dir, replace=True)
+
+    def job(config: DictConfig) -> Any:
         nonlocal is_composed
         is_composed = True
         hydra_config = HydraConfig.get()
@@ -100,17 +124,34 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
             conf_dir=CONF_DIR,
             choices={str(k): str(v) for k, v in choices.items() if v is not None},
         )
+        is_sweep = hydra_config.mode == RunMode.MULTIRUN
         try:
-            task(to_typed(config), invocation)
+            with recorded_failure(folder) if is_training else nullcontext():
+                return task(to_typed(config), invocation)
         except EmbedllmError as error:
             # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
-            if hydra_config.mode == RunMode.MULTIRUN:
+            if is_sweep:
                 raise
             _leave_with(error)
+        except SystemExit as error:
+            # The processes of a job; Hydra goes on after exceptions alone.
+            if not is_sweep:
+                raise
+            raise _to_job_error(error, folder) from error
+        except Exception:
+            # Hydra shows the traceback of the first failed job alone.
+            if is_sweep:
+                _log.exception("%s failed", folder)
+            raise
 
     main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
     try:
-        main()
+        if is_training:
+            sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
+        if config_name == "report":
+            # Hydra takes the name of a folder in conf/ for a group, never for a key.
+            sys.argv[1:] = [re.sub("^sweep=", "sweep_folder=", a) for a in sys.argv[1:]]
+        _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)
     except (HydraException, OmegaConfBaseException) as error:
@@ -128,6 +169,41 @@ def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
         _leave(f"the command line is malformed: {error}", ConfigError.exit_code)
     except KeyboardInterrupt:
         _leave("interrupted; the same command with the same run_name goes on from here", 130)
+
+
+def _run_all(main: Callable[[], Any], sweep_dirs: set[Path]) -> None:
+    """Runs the job or the jobs; of a sweep all, then leaves with the reasons of those that failed.
+
+    Args:
+        main: Hydra's function.
+        sweep_dirs: Gets the folder of a sweep, whatever launches its jobs.
+    """
+    start = datetime.now(UTC)
+    try:
+        main()
+    except Exception:
+        _leave_for_failed_jobs(sweep_dirs, start)
+        raise
+    _leave_for_failed_jobs(sweep_dirs, start)
+
+
+def _leave_for_failed_jobs(sweep_dirs: set[Path], start: datetime) -> None:
+    failures = [found for folder in sweep_dirs for found in failures_since(folder, start)]
+    if not failures:
+        return
+    number = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+    lines = [f"{number} of the sweep failed; the same command tries again"]
+    lines += [f"{folder}: {failure.message}" for folder, failure in failures]
+    codes = {failure.exit_code for _, failure in failures}
+    _leave("\n".join(lines), codes.pop() if len(codes) == 1 else 1)
+
+
+def _to_job_error(error: SystemExit, folder: Path) -> EmbedllmError:
+    """Returns what a job's processes left behind as an error."""
+    failure = read_failure(folder)
+    code = error.code if isinstance(error.code, int) else 1
+    message = failure.message if failure else f"{folder} ended with exit code {code}"
+    return PeerError(message, exit_code=code)
 
 
 def to_typed(config: DictConfig) -> Any:
@@ -217,9 +293,9 @@ def _cache_dir() -> str:
     return os.environ.get("EMBEDLLM_CACHE_DIR") or str(Path.home() / ".cache" / "embedllm")
 
 
-def _run_name() -> str:
-    """Resolver `${run_name:}`: the time of the start or the number of the job, for all ranks."""
-    return default_run_name()
+def _sweep_dir(output_dir: str, sweep_name: str | None) -> str:
+    """Resolver `${sweep_dir:...}`: the folder of a sweep."""
+    return str(Path(output_dir, sweep_name or "sweep"))
 
 
 def _leave_with(error: EmbedllmError) -> None:

@@ -292,11 +292,14 @@ def test_a_sweep_goes_on_after_a_failed_job(call: Call) -> None:
         if config.seed == 1:
             raise ConfigError("not with seed 1")
 
-    answer = call("--multirun", "run_name=sweep", "seed=1,2", task=task)
+    answer = call("--multirun", "sweep_name=sweep", "seed=1,2", task=task)
     assert answer.code == 2
     assert [config.seed for config, _ in answer.calls] == [1, 2]
-    assert [invocation.folder.name for _, invocation in answer.calls] == ["0", "1"]
-    assert answer.err.endswith("error: not with seed 1\n")
+    folders = [invocation.folder for _, invocation in answer.calls]
+    assert [folder.name for folder in folders] == [config.run_name for config, _ in answer.calls]
+    assert {folder.parent.name for folder in folders} == {"sweep"}
+    head = "error: 1 run of the sweep failed; the same command tries again\n"
+    assert answer.err.endswith(f"{head}{folders[0]}: not with seed 1\n")
     assert "Traceback" not in answer.err
 
 
