@@ -230,6 +230,8 @@ def explain(error: Exception, schema: type[Any]) -> str:
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.partition("/")
+        if error.missing_cfg_file == "hydra/sweeper/optuna":
+            return "this sweep searches by Optuna; pip install 'embedllm[optuna]' brings it"
         # Hydra's own groups come with plug-ins too, so their message is left to Hydra.
         if group != "hydra" and (options := _options_of(group)):
             return _describe_unknown_option(group, option, options)

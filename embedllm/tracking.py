@@ -147,9 +147,11 @@ def tracked(settings: LoggerConfig, about: Callable[[], TrackedRun]) -> Iterator
 
 def _sync_command(run: Any, folder: Path) -> str:
     """Returns the command that uploads a run: all its offline starts, oldest first, or this one."""
-    offline = sorted(map(str, (folder / "wandb").glob("offline-run-*")))
-    here = [str(folder / "wandb" / Path(run.settings.sync_dir).name)]
-    return shlex.join(["wandb", "sync", *(offline if here[0] in offline else here)])
+    places = folder / "wandb"
+    offline = sorted(map(str, places.glob("offline-run-*")))
+    # By its time: the server may have given it another id.
+    here = [str(path) for path in places.glob(f"*run-{run.settings.timespec}-*")]
+    return shlex.join(["wandb", "sync", *(offline if set(here) <= set(offline) else here)])
 
 
 def build_table(records: Mapping[str, dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:

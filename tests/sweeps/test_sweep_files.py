@@ -83,6 +83,14 @@ def test_trials_that_were_lost_come_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_sweep_over_prompts(tmp_path: Path) -> None:
+    done = run_sweep("python train.py sweep=prompts experiment=smollm2-nli", tmp_path)
+    assert done.returncode == 0, done.stderr
+    runs = [read_json(path) for path in (tmp_path / "prompts").glob("*/run.json")]
+    assert len({run["config"]["prompt"]["template"] for run in runs}) == 4
+
+
+@pytest.mark.slow
 def test_the_sweep_over_model_sizes_in_the_shape_of_opt(tmp_path: Path) -> None:
     """Its eight experiments with their own settings, on two tiny layers without pretraining."""
     arguments = [a for a in tiny_sweep(SIZES, tmp_path) if a != "model=tiny"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from documents import documented
 from sweep_runs import kill_sweep_when, run_sweep
-from tiny_runs import read_json, read_weights
+from tiny_runs import read_json, read_weights, run_script
 
 SEEDS = "python train.py sweep=seeds experiment=smollm2-nli"
 
@@ -44,6 +45,13 @@ def test_a_killed_sweep_goes_on_and_a_failed_run_stops_no_other(tmp_path: Path) 
     assert head == "error: 1 run of the sweep failed; the same command tries again"
     assert reason.startswith(f"{sweep}/tiny-opt-seed-1-")
     assert "seed=-1 is out of range" in reason
+    python, *report = documented("python -m embedllm report sweep=seeds")
+    assert python == "python"
+    told = run_script(*report, f"paths.output_dir={tmp_path}")
+    assert told.returncode == 0, told.stderr
+    assert "4 runs: 3 done, 1 failed. Varied: `seed`." in told.stdout
+    assert "seed=-1 is out of range" in told.stdout
+    assert (sweep / "report.md").read_text("utf-8") == told.stdout
 
 
 def test_data_that_changed_is_not_taken_for_done(tmp_path: Path) -> None:
