@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from embedllm.entry import Invocation
 
 
-def main(config: TrainConfig, invocation: Invocation) -> None:
-    """Trains and prints the scores before and after."""
+def main(config: TrainConfig, invocation: Invocation) -> float | None:
+    """Trains, prints the scores before and after, and returns what a search maximises."""
     from embedllm.training.command import run_train
 
-    run_train(config, invocation)
+    return run_train(config, invocation)
 
 
 if __name__ == "__main__":

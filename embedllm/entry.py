@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +26,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from embedllm import multirun
 from embedllm.config import (
     DemonstrationsConfig,
     EncodeConfig,
@@ -37,14 +41,16 @@ from embedllm.config import (
     flatten,
 )
 from embedllm.config.checks import plain_name
-from embedllm.errors import ConfigError, EmbedllmError, PreemptedError
+from embedllm.errors import ConfigError, EmbedllmError, PeerError, PreemptedError
 from embedllm.invocation import Invocation
-from embedllm.log import process_number
+from embedllm.log import get_logger, process_number
 from embedllm.preemption import leave, stop_requests
-from embedllm.ranks import default_run_name
+from embedllm.run_state import failures_since, read_failure, recorded_failure
 from embedllm.secrets import redact, refuse_secrets
 
 __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
+
+_log = get_logger(__name__)
 
 CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 _SCHEMAS: dict[str, type[Any]] = {
@@ -67,16 +73,25 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
+    for resolver in (
+        multirun.run_name,
+        multirun.run_folder,
+        multirun.study_storage,
+        multirun.trials_left,
+        multirun.num_trials,
+    ):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
     OmegaConf.register_new_resolver("plain_name", _plain_name, replace=True)
-    OmegaConf.register_new_resolver("run_name", _RunName(), replace=True)
 
 
-def run(config_name: str, task: Callable[[Any, Invocation], None]) -> None:
+def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     """Composes `conf/<config_name>.yaml` with the command line and calls the task.
 
     Args:
         config_name: A root config: `train`, `evaluate` or a command of `cli`.
-        task: Gets the typed config and how it was called.
+        task: Gets the typed config and how it was called; in a sweep that searches it returns
+            what is maximised.
 
     Leaves the process with exit code 2 and one message on stderr for an error that the user
     can mend, 130 after Ctrl-C, 75 after SIGTERM or SIGUSR1 (`preemption`). Any other exception is
@@ -106,7 +121,7 @@ class _Command:
         return shlex.join(["python", *program, *self.words, *name])
 
 
-def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Command) -> None:
+def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Command) -> None:
     register()
     # Hydra would print its own shortened traceback and exit; the messages are made here.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
@@ -116,13 +131,24 @@ def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Co
     if process_number() > 0:
         # One rank keeps the files of a run; the others speak on the console alone.
         sys.argv += ["hydra.output_subdir=null", "hydra/job_logging=console"]
+    is_training = config_name == "train"
     is_composed = False
+    sweep_dirs: set[Path] = set()
 
-    def job(config: DictConfig) -> None:
+    def note_sweep_dir(output_dir: str, sweep_name: str | None) -> str:
+        folder = _sweep_dir(output_dir, sweep_name)
+        sweep_dirs.add(Path(folder))
+        return folder
+
+    OmegaConf.register_new_resolver("sweep_dir", note_sweep_dir, replace=True)
+
+    def job(config: DictConfig) -> Any:
         nonlocal is_composed
         is_composed = True
-        command.run_name = config.get("run_name")
         hydra_config = HydraConfig.get()
+        is_sweep = hydra_config.mode == RunMode.MULTIRUN
+        # A repeated sweep finds its runs by itself.
+        command.run_name = None if is_sweep else config.get("run_name")
         folder = Path(hydra_config.runtime.output_dir)
         if folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
@@ -136,7 +162,8 @@ def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Co
         try:
             with stop_requests() as is_alone:
                 try:
-                    task(to_typed(config), invocation)
+                    with recorded_failure(folder) if is_training else nullcontext():
+                        return task(to_typed(config), invocation)
                 except PreemptedError as error:
                     # A job that a launcher runs in another process has no `run` around it.
                     if not is_alone:
@@ -145,13 +172,28 @@ def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Co
                     leave(error, command=str(replace(command, words=words)))
         except EmbedllmError as error:
             # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
-            if hydra_config.mode == RunMode.MULTIRUN:
+            if is_sweep:
                 raise
             _leave_with(error)
+        except SystemExit as error:
+            # The processes of a job; Hydra goes on after exceptions alone.
+            if not is_sweep or error.code == PreemptedError.exit_code:
+                raise
+            raise _to_job_error(error, folder) from error
+        except Exception:
+            # Hydra shows the traceback of the first failed job alone.
+            if is_sweep:
+                _log.exception("%s failed", folder)
+            raise
 
     main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
     try:
-        main()
+        if is_training:
+            sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
+        if config_name == "report":
+            # Hydra takes the name of a folder in conf/ for a group, never for a key.
+            sys.argv[1:] = [re.sub("^sweep=", "sweep_folder=", a) for a in sys.argv[1:]]
+        _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)
     except (HydraException, OmegaConfBaseException) as error:
@@ -169,6 +211,41 @@ def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Co
         _leave(f"the command line is malformed: {error}", ConfigError.exit_code)
     except KeyboardInterrupt:
         _leave("interrupted; the same command with the same run_name goes on from here", 130)
+
+
+def _run_all(main: Callable[[], Any], sweep_dirs: set[Path]) -> None:
+    """Runs the job or the jobs; of a sweep all, then leaves with the reasons of those that failed.
+
+    Args:
+        main: Hydra's function.
+        sweep_dirs: Gets the folder of a sweep, whatever launches its jobs.
+    """
+    start = datetime.now(UTC)
+    try:
+        main()
+    except Exception:
+        _leave_for_failed_jobs(sweep_dirs, start)
+        raise
+    _leave_for_failed_jobs(sweep_dirs, start)
+
+
+def _leave_for_failed_jobs(sweep_dirs: set[Path], start: datetime) -> None:
+    failures = [found for folder in sweep_dirs for found in failures_since(folder, start)]
+    if not failures:
+        return
+    number = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+    lines = [f"{number} of the sweep failed; the same command tries again"]
+    lines += [f"{folder}: {failure.message}" for folder, failure in failures]
+    codes = {failure.exit_code for _, failure in failures}
+    _leave("\n".join(lines), codes.pop() if len(codes) == 1 else 1)
+
+
+def _to_job_error(error: SystemExit, folder: Path) -> EmbedllmError:
+    """Returns what a job's processes left behind as an error."""
+    failure = read_failure(folder)
+    code = error.code if isinstance(error.code, int) else 1
+    message = failure.message if failure else f"{folder} ended with exit code {code}"
+    return PeerError(message, exit_code=code)
 
 
 def to_typed(config: DictConfig) -> Any:
@@ -199,6 +276,8 @@ def explain(error: Exception, schema: type[Any]) -> str:
     """
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.partition("/")
+        if error.missing_cfg_file == "hydra/sweeper/optuna":
+            return "this sweep searches by Optuna; pip install 'embedllm[optuna]' brings it"
         # Hydra's own groups come with plug-ins too, so their message is left to Hydra.
         if group != "hydra" and (options := _options_of(group)):
             return _describe_unknown_option(group, option, options)
@@ -262,26 +341,17 @@ def _cache_dir() -> str:
     return os.environ.get("EMBEDLLM_CACHE_DIR") or str(Path.home() / ".cache" / "embedllm")
 
 
-class _RunName:
-    """Resolver `${run_name:}`: the time of the start or the number of the job, for all ranks.
-
-    A launcher that runs a sweep's jobs elsewhere sends it along, with the name of the sweep.
-    """
-
-    def __init__(self, name: str | None = None) -> None:
-        self._name = name
-
-    def __call__(self) -> str:
-        return self._name or default_run_name()
-
-    def __reduce__(self) -> tuple[type[_RunName], tuple[str]]:
-        return _RunName, (self(),)
-
-
 def _plain_name(name: object) -> str:
     """Resolver `${plain_name:...}`: a run's name, before Hydra makes a folder of it."""
     plain_name("run_name", "" if name is None else str(name))
     return str(name)
+
+
+def _sweep_dir(output_dir: str, sweep_name: str | None) -> str:
+    """Resolver `${sweep_dir:...}`: the folder of a sweep."""
+    if sweep_name is not None:
+        plain_name("sweep_name", str(sweep_name))
+    return str(Path(output_dir, sweep_name or "sweep"))
 
 
 def _leave_with(error: EmbedllmError) -> None:

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 
 from embedllm.errors import CheckpointError, EmbedllmError
 
+_MAX_NAME_CHARACTERS = 100
 _WRITE_ERRNOS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -33,6 +35,12 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_plain_name(text: str) -> str:
+    """Returns a text of letters, digits, `_`, `-` and `.` that is no path and no hidden name."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", text).strip(".-")
+    return name[:_MAX_NAME_CHARACTERS] or "unnamed"
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -119,4 +119,4 @@ def _overrides_for_children(invocation: Invocation, run_name: str) -> Sequence[s
     taken = ("run_name=", "hydra.run.dir=")
     rest = [o for o in invocation.overrides if not o.lstrip("+").startswith(taken)]
     folder = Path(invocation.folder).resolve()
-    return [*rest, f"run_name={run_name}", f"hydra.run.dir='{folder}'"]
+    return [*rest, f"run_name={run_name}", f"hydra.run.dir='{folder}'", "hydra.mode=RUN"]

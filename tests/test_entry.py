@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import MissingConfigException
 from tiny_runs import restored_logging, run_script, script_environment
 
 from embedllm.config import EvaluateConfig, TrainConfig, TrainerConfig
-from embedllm.entry import CONF_DIR, Invocation, run
+from embedllm.entry import CONF_DIR, Invocation, explain, run
 from embedllm.errors import CheckpointError, ConfigError
 
 MAX_HELP_SECONDS = 3.0
@@ -292,12 +293,20 @@ def test_a_sweep_goes_on_after_a_failed_job(call: Call) -> None:
         if config.seed == 1:
             raise ConfigError("not with seed 1")
 
-    answer = call("--multirun", "run_name=sweep", "seed=1,2", task=task)
+    answer = call("--multirun", "sweep_name=sweep", "seed=1,2", task=task)
     assert answer.code == 2
     assert [config.seed for config, _ in answer.calls] == [1, 2]
-    assert [invocation.folder.name for _, invocation in answer.calls] == ["0", "1"]
-    assert answer.err.endswith("error: not with seed 1\n")
+    folders = [invocation.folder for _, invocation in answer.calls]
+    assert [folder.name for folder in folders] == [config.run_name for config, _ in answer.calls]
+    assert {folder.parent.name for folder in folders} == {"sweep"}
+    head = "error: 1 run of the sweep failed; the same command tries again\n"
+    assert answer.err.endswith(f"{head}{folders[0]}: not with seed 1\n")
     assert "Traceback" not in answer.err
+
+
+def test_a_search_without_optuna_says_what_to_install() -> None:
+    error = MissingConfigException("not found", missing_cfg_file="hydra/sweeper/optuna")
+    assert "pip install 'embedllm[optuna]'" in explain(error, TrainConfig)
 
 
 # --- Help -----------------------------------------------------------------------------------------

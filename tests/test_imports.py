@@ -53,14 +53,14 @@ ONLY_IN: dict[str, tuple[str, ...]] = {
     "pytorch_lightning": _LIGHTNING,
     "lightning": _LIGHTNING,
     "lightning_fabric": _LIGHTNING,
-    "hydra": ("embedllm/entry.py", "embedllm/cli.py"),
-    "omegaconf": ("embedllm/entry.py", "embedllm/config/"),
+    "hydra": ("embedllm/entry.py", "embedllm/cli.py", "embedllm/multirun.py"),
+    "omegaconf": ("embedllm/entry.py", "embedllm/multirun.py", "embedllm/config/"),
     "peft": (
         "embedllm/models/adapters.py",
         "embedllm/models/adapter_folder.py",
         "embedllm/export/",
     ),
-    "wandb": ("embedllm/training/",),
+    "wandb": ("embedllm/tracking.py",),
 }
 # Libraries that are free elsewhere but not in these places.
 NOT_IN: dict[str, tuple[str, ...]] = {

@@ -11,7 +11,9 @@ from embedllm.config.fingerprint import (
     describe_differences,
     fingerprint,
     flatten,
+    is_in_identity,
     training_identity,
+    training_identity_of,
 )
 from embedllm.config.groups import (
     CLEAN_UPS,
@@ -74,5 +76,7 @@ __all__ = [
     "describe_differences",
     "fingerprint",
     "flatten",
+    "is_in_identity",
     "training_identity",
+    "training_identity_of",
 ]

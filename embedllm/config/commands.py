@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -58,6 +58,11 @@ class TrainConfig:
 
     run_name: str = MISSING
     """Name of the run's folder. The same command with the same name resumes the run."""
+    sweep_name: str | None = None
+    """Name of the sweep that the run belongs to, and of the folder and the W&B group of its runs;
+    default that of `sweep=`. The runs in it are named by their configurations."""
+    num_trials: int = 20
+    """Runs in all of a sweep that searches (`sweep=learning-rate`)."""
     seed: int = 42
     """Seed of data order, adapter initialisation and dropout."""
     resume: str = "auto"
@@ -79,6 +84,7 @@ class TrainConfig:
         one_of("resume", self.resume, ("auto", "never", "adapt"))
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed={self.seed} is out of range; it must be 0 to {MAX_SEED}")
+        at_least("num_trials", self.num_trials, 1)
         check_processes(self.strategy, self.trainer.devices * self.trainer.num_nodes)
         checkpointing = self.trainer.activation_checkpointing
         if self.strategy.stage == 3 and checkpointing in ("layers", "all"):
@@ -88,6 +94,8 @@ class TrainConfig:
                 "trainer.activation_checkpointing=packs, or strategy=fsdp2"
             )
         plain_name("run_name", self.run_name)
+        if self.sweep_name is not None:
+            plain_name("sweep_name", self.sweep_name)
         batch, parts = self.data.global_batch_size, self.trainer.accumulate_grad_batches
         if batch % parts or batch // parts < 2:
             raise ConfigError(
@@ -142,6 +150,7 @@ class EvaluateConfig:
     evaluation: EvaluationConfig = MISSING
     probe: ProbeConfig = MISSING
     strategy: StrategyConfig = MISSING
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = MISSING
 
     def __post_init__(self) -> None:

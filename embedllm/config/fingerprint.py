@@ -11,7 +11,15 @@ from embedllm.config.commands import TrainConfig
 
 _MAX_SHOWN = 5
 # Keys that change where or what is reported but not what is trained.
-_NOT_IN_FINGERPRINT = ("run_name", "resume", "paths", "logger", "strategy")
+_NOT_IN_FINGERPRINT = (
+    "run_name",
+    "sweep_name",
+    "num_trials",
+    "resume",
+    "paths",
+    "logger",
+    "strategy",
+)
 _NOT_IN_FINGERPRINT_NESTED = {
     "trainer": (
         "log_every_n_steps",
@@ -30,10 +38,22 @@ _NOT_IN_FINGERPRINT_NESTED = {
 
 def training_identity(config: TrainConfig) -> dict[str, Any]:
     """Returns the part of the config that decides which adapter comes out, as plain values."""
-    values = {k: v for k, v in asdict(config).items() if k not in _NOT_IN_FINGERPRINT}
+    return training_identity_of(asdict(config))
+
+
+def training_identity_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Returns the same of the plain values of a config."""
+    values = {k: v for k, v in config.items() if k not in _NOT_IN_FINGERPRINT}
     for group, keys in _NOT_IN_FINGERPRINT_NESTED.items():
         values[group] = {k: v for k, v in values[group].items() if k not in keys}
     return values
+
+
+def is_in_identity(key: str) -> bool:
+    """Whether a dotted key, or a group, has a say in which adapter comes out."""
+    group, _, rest = key.partition(".")
+    is_nested_out = rest in _NOT_IN_FINGERPRINT_NESTED.get(group, ())
+    return group not in _NOT_IN_FINGERPRINT and not is_nested_out
 
 
 def fingerprint(values: dict[str, Any]) -> str:

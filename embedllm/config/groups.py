@@ -355,11 +355,14 @@ class LoggerConfig:
     project: str = "embedllm"
     """W&B project."""
     group: str | None = None
-    """W&B group."""
+    """W&B group, default the sweep."""
     tags: list[str] = field(default_factory=list)
     """W&B tags."""
+    save_adapter: bool = False
+    """Upload the best adapter too, as an artifact."""
     timeout_seconds: int = 30
-    """How long W&B may take to answer before the run goes on offline."""
+    """How long W&B may take to answer before the run goes on offline, and how long a finished run
+    waits for it."""
 
     def __post_init__(self) -> None:
         at_least("logger.timeout_seconds", self.timeout_seconds, 1)

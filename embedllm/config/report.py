@@ -13,6 +13,9 @@ from embedllm.config.groups import PathsConfig
 class ReportConfig:
     """Everything `python -m embedllm report` needs."""
 
+    sweep_folder: str | None = None
+    """Report a sweep instead, into its own folder: its name in paths.output_dir, or its folder.
+    `sweep=...` is short for it."""
     output: str = "docs/results.md"
     """The page, a Markdown file; its folder is made when it is missing."""
     searches: str = MISSING

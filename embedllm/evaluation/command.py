@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedllm.config import EvaluateConfig
 from embedllm.config.quantization import check_quantized_strategy
+from embedllm.files import to_plain_name
 from embedllm.invocation import Invocation
 from embedllm.launch import launch, needs_launch
 from embedllm.log import get_logger, quiet_libraries
+from embedllm.ranks import current_rank
+from embedllm.tracking import TrackedRun, tracked
 
 if TYPE_CHECKING:
     from embedllm.evaluation.scores import EvaluationResult
@@ -108,4 +111,21 @@ def _evaluate(config: EvaluateConfig, invocation: Invocation) -> tuple[str, Eval
         append_result(Path(config.paths.results_dir), record)
 
     main_only(write)
+    if config.logger.wandb and current_rank().is_main:
+        _track(config, invocation, record)
     return (choice.adapter or Path(choice.model.name)).name, result, path
+
+
+def _track(config: EvaluateConfig, invocation: Invocation, record: dict[str, Any]) -> None:
+    """Makes a W&B run of the scores; the record says which model and prompt were scored."""
+    about = TrackedRun(
+        name=config.run_name,
+        run_id=to_plain_name(config.run_name),
+        job_type="evaluate",
+        group=config.logger.group,
+        folder=invocation.folder,
+        config=asdict(config)
+        | {key: record[key] for key in ("model", "prompt", "adapter", "adapter_sha256", "dtype")},
+    )
+    with tracked(config.logger, lambda: about) as tracker:
+        tracker.log_scores({"evaluation": record})

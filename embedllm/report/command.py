@@ -1,7 +1,8 @@
-"""What `python -m embedllm report` does: read the store, make the page, write it."""
+"""What `python -m embedllm report` does: read the store or a sweep, make the page, write it."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from embedllm.config import ReportConfig
@@ -13,13 +14,14 @@ from embedllm.report.page import build_page
 from embedllm.report.published import load_published
 from embedllm.report.rows import build_rows
 from embedllm.report.searches import read_searches
+from embedllm.report.sweep_page import report_sweep
 from embedllm.results import StoredResult, read_results
 
 _log = get_logger(__name__)
 
 
 def run_report(config: ReportConfig, invocation: Invocation) -> None:
-    """Writes the page and says how much is on it.
+    """Writes the page of the store and says how much is on it; that of a sweep is printed too.
 
     Args:
         config: The checked configuration.
@@ -31,6 +33,9 @@ def run_report(config: ReportConfig, invocation: Invocation) -> None:
             cannot be written.
         ConfigError: `output` is a folder, or lies in the store.
     """
+    if config.sweep_folder is not None:
+        sys.stdout.write(report_sweep(config))
+        return
     store, output = Path(config.paths.results_dir), Path(config.output)
     _check_output(output, store)
     results = _read_store(store, strict=config.strict)

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
+from pathlib import Path
 
-from embedllm.config import TrainConfig
+from embedllm.config import TrainConfig, training_identity
+from embedllm.data.examples import load_training_data
 from embedllm.invocation import Invocation
 from embedllm.launch import launch, needs_launch
 from embedllm.log import get_logger, quiet_libraries
+from embedllm.run_state import RunState, note_seconds, read_run_state
 
 _log = get_logger(__name__)
 
 
-def run_train(config: TrainConfig, invocation: Invocation) -> None:
+def run_train(config: TrainConfig, invocation: Invocation) -> float | None:
     """Trains, then prints the scores before and after and the adapter's folder.
+
+    A run of a sweep that is already done is left alone.
 
     Args:
         config: The checked configuration.
         invocation: The run folder, and the command line for the message on how to resume.
+
+    Returns:
+        What a search maximises: the dev score of the adapter, else the average after training;
+        None on ranks other than the first, and without any score.
     """
     quiet_libraries()
     from rich.console import Console
@@ -30,13 +40,15 @@ def run_train(config: TrainConfig, invocation: Invocation) -> None:
     from embedllm.training.preflight import settle
     from embedllm.training.runner import train
 
+    if config.sweep_name is not None and (state := _find_done(config, invocation.folder)):
+        _log.info("done before, skipped: %s", invocation.folder)
+        return state.objective
     trainer = config.trainer
     if needs_launch(devices=trainer.devices, num_nodes=trainer.num_nodes):
         launch(sys.argv[0], invocation, run_name=config.run_name, num_processes=trainer.devices)
-        return
+        return read_run_state(invocation.folder).objective
     root = invocation.folder
-    rest = [o for o in invocation.overrides if not o.startswith("run_name=")]
-    command = shlex.join(["python", "train.py", *rest, f"run_name={config.run_name}"])
+    command = shlex.join(["python", "train.py", *_overrides_to_resume(config, invocation)])
     _log.info("run folder %s; should it stop, this goes on: %s", root, command)
     needs_group = config.strategy.name in ("deepspeed", "fsdp2", "auto")
     timeout = config.strategy.timeout_seconds
@@ -44,7 +56,8 @@ def run_train(config: TrainConfig, invocation: Invocation) -> None:
         config = share_from_main(main_only(lambda: settle(config, root)))
         result = train(config, root, invocation=invocation)
     if not rank.is_main:
-        return
+        return None
+    note_seconds(root, result.seconds)
     records = {"before": result.before, "after": result.after}
     rows = {name: EvaluationResult.from_dict(record) for name, record in records.items() if record}
     console = Console()
@@ -53,3 +66,32 @@ def run_train(config: TrainConfig, invocation: Invocation) -> None:
     console.print(f"adapter: {result.adapter}", soft_wrap=True)
     console.print(f"results: {root / 'results'}", soft_wrap=True)
     console.print(f"time: {format_seconds(result.seconds)}")
+    return read_run_state(root).objective
+
+
+def _find_done(config: TrainConfig, folder: Path) -> RunState | None:
+    """Returns the state of a run that needs nothing more; None for all others.
+
+    The data is read again, for a file can change under its name. What was trained on other data
+    is no done run of this configuration, and the run itself says so.
+    """
+    state = read_run_state(folder)
+    if state.status != "done" or state.manifest is None:
+        return None
+    saved = dict(state.manifest["identity"])
+    data_sha256 = saved.pop("data_sha256")
+    identity = json.loads(json.dumps(training_identity(config), default=str))
+    if config.strategy.name == "auto":
+        # The planner may have chosen it.
+        saved["data"]["tokens_per_pack"] = identity["data"]["tokens_per_pack"]
+    is_same = saved == identity
+    if not is_same or load_training_data(config.data, seed=config.seed).sha256 != data_sha256:
+        return None
+    return state
+
+
+def _overrides_to_resume(config: TrainConfig, invocation: Invocation) -> list[str]:
+    """Returns the command line of this run alone, also when it is one of a sweep."""
+    rest = [o for o in invocation.overrides if not o.startswith("run_name=")]
+    is_of_sweep = any(o.startswith("sweep=") for o in rest)
+    return [*rest, f"run_name={config.run_name}", *(["hydra.mode=RUN"] if is_of_sweep else [])]

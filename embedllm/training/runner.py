@@ -46,6 +46,8 @@ from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
 from embedllm.ranks import current_rank
 from embedllm.results import append_result
+from embedllm.run_state import read_run_state
+from embedllm.tracking import Tracker
 from embedllm.training.callbacks.dev_score import DevScore
 from embedllm.training.callbacks.finite_steps import FiniteSteps
 from embedllm.training.callbacks.preemption import (
@@ -63,7 +65,7 @@ from embedllm.training.checkpoints import (
     check_layout,
     newest_checkpoint,
 )
-from embedllm.training.loggers import build_loggers
+from embedllm.training.loggers import build_loggers, track
 from embedllm.training.module import ContrastiveModule
 from embedllm.training.run_folder import RunFolder
 from embedllm.training.strategies.build import build_strategy
@@ -124,9 +126,11 @@ def train(config: TrainConfig, root: Path, *, invocation: Invocation | None = No
     with ExitStack() as claims, as_write_error(root):
         main_only(lambda: claims.enter_context(run.claimed(config, inputs.data.sha256)))
         device = resolve_device(config.trainer.accelerator)
+        is_complete = run.adapter.is_dir() and bool(run.read_result("after") or not inputs.tasks)
+        tracker = claims.enter_context(track(config, run, is_complete=is_complete))
         pl.seed_everything(config.seed, verbose=False)
         if not share_from_main(run.adapter.is_dir()):
-            _train_and_keep_best(config, run, inputs, device, origin)
+            _train_and_keep_best(config, run, inputs, device, origin, tracker)
         before, after = (_read_result(run, name) for name in ("before", "after"))
         if inputs.tasks and after is None:
             _score_adapter(config, run, inputs.tasks, device, origin)
@@ -135,7 +139,20 @@ def train(config: TrainConfig, root: Path, *, invocation: Invocation | None = No
             # Again, should the run have stopped between its own file and the store.
             if record is not None and current_rank().is_main:
                 append_result(Path(config.paths.results_dir), record)
+        _track_outcome(config, run, tracker, {"before": before, "after": after})
         return TrainResult(run.adapter, before, after, time.perf_counter() - start)
+
+
+def _track_outcome(
+    config: TrainConfig, run: RunFolder, tracker: Tracker, records: dict[str, Any]
+) -> None:
+    if tracker.run is None:
+        return
+    tracker.log_scores(records)
+    state = read_run_state(run.root)
+    tracker.summarize({"dev_score": state.dev_score, "objective": state.objective})
+    if config.logger.save_adapter:
+        tracker.save_folder(run.adapter, name=f"{config.run_name}-adapter", kind="adapter")
 
 
 def _read_result(run: RunFolder, name: str) -> dict[str, Any] | None:
@@ -156,7 +173,12 @@ def _read_inputs(config: TrainConfig) -> _Inputs:
 
 
 def _train_and_keep_best(
-    config: TrainConfig, run: RunFolder, inputs: _Inputs, device: torch.device, origin: Origin
+    config: TrainConfig,
+    run: RunFolder,
+    inputs: _Inputs,
+    device: torch.device,
+    origin: Origin,
+    tracker: Tracker,
 ) -> None:
     if config.evaluation.before and inputs.tasks and _read_result(run, "before") is None:
         _score_base(config, run, inputs.tasks, device, origin)
@@ -170,7 +192,7 @@ def _train_and_keep_best(
         spreading=_spreading_of(config, device, training=True),
     )
     _log.info("prompt in use: %s", encoder.describe())
-    best = _fit(config, run, inputs, encoder)
+    best = _fit(config, run, inputs, encoder, tracker)
     # A rename is the mark of a finished training; the folder was complete before it.
     main_only(lambda: best.rename(run.adapter))
     end_if_asked()
@@ -199,7 +221,13 @@ def _score_base(
     _log.info("before training: average %s", result.describe_averages())
 
 
-def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: SentenceEncoder) -> Path:
+def _fit(
+    config: TrainConfig,
+    run: RunFolder,
+    inputs: _Inputs,
+    encoder: SentenceEncoder,
+    tracker: Tracker,
+) -> Path:
     """Trains, or goes on training, and returns the folder of the best adapter."""
     layout = Layout(config.strategy.title, current_rank().world_size)
     checkpoint = share_from_main(main_only(lambda: newest_checkpoint(run.checkpoints)))
@@ -231,7 +259,7 @@ def _fit(config: TrainConfig, run: RunFolder, inputs: _Inputs, encoder: Sentence
         preemption,
         preemption.checkpoint,
     ]
-    trainer = _build_trainer(config, run, total_steps, callbacks)
+    trainer = _build_trainer(config, run, total_steps, callbacks, tracker)
     _log_start(config, inputs, encoder, loader, total_steps)
     # Models load in evaluation mode and Lightning leaves modes alone: without this no dropout.
     module.train()
@@ -317,7 +345,11 @@ def _save(
 
 
 def _build_trainer(
-    config: TrainConfig, run: RunFolder, total_steps: int, callbacks: list[pl.Callback]
+    config: TrainConfig,
+    run: RunFolder,
+    total_steps: int,
+    callbacks: list[pl.Callback],
+    tracker: Tracker,
 ) -> pl.Trainer:
     settings = config.trainer
     rank = current_rank()
@@ -333,7 +365,7 @@ def _build_trainer(
         gradient_clip_val=settings.gradient_clip_norm or None,
         precision=cast(Any, settings.precision),
         callbacks=callbacks,
-        logger=build_loggers(config, run) if rank.is_main else False,
+        logger=build_loggers(run, tracker) if rank.is_main else False,
         plugins=[AtomicCheckpointIO(), LauncherEnvironment()],
         # Summaries and bars of Lightning are replaced by the start-up log and StepLog.
         enable_model_summary=False,

@@ -6,10 +6,14 @@ import importlib
 
 from embedllm.entry import CONF_DIR
 
+# Read by W&B alone; its command wants it beside the sweeps.
+NO_OPTIONS = (CONF_DIR / "sweep" / "wandb.yaml",)
 GROUP_FILES = sorted(
     path.relative_to(CONF_DIR)
     for path in CONF_DIR.rglob("*.yaml")
-    if path.parent != CONF_DIR and path.relative_to(CONF_DIR).parts[0] != "hydra"
+    if path.parent != CONF_DIR
+    and path.relative_to(CONF_DIR).parts[0] != "hydra"
+    and path not in NO_OPTIONS
 )
 OPTIONS = [
     f"{path.parts[0]}={path.with_suffix('').as_posix().split('/', 1)[1]}" for path in GROUP_FILES

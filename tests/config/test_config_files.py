@@ -80,6 +80,8 @@ def test_every_root_composes_with_its_own_help(name: str) -> None:
 def test_an_option_of_each_group_is_chosen_by_default() -> None:
     assert {o.split("=")[0] for o in OPTIONS} >= {f.name for f in fields(TrainConfig)} - {
         "run_name",
+        "sweep_name",
+        "num_trials",
         "seed",
         "resume",
     }

@@ -38,6 +38,8 @@ def test_the_fingerprint_does_not_change_between_versions() -> None:
     "override",
     [
         "run_name=other",
+        "sweep_name=any",
+        "num_trials=3",
         "resume=never",
         "paths.output_dir=elsewhere",
         "paths.cache_dir=elsewhere",
@@ -73,6 +75,8 @@ def test_everything_else_counts() -> None:
         seen.add(changed)
     assert {key.split(".")[0] for key in flat} == {f.name for f in fields(TrainConfig)} - {
         "run_name",
+        "sweep_name",
+        "num_trials",
         "resume",
         "paths",
         "logger",

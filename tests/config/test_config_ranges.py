@@ -69,6 +69,7 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
     "probe.name": (["svm"], ["logistic", "senteval"]),
     "probe.num_folds": (["1", "0"], ["2", "10"]),
     "evaluation.tokens_per_batch": (["0"], ["1"]),
+    "num_trials": (["0"], ["1"]),
     "resume": (["always"], ["auto", "never", "adapt"]),
     "seed": (["-1", "4294967296"], ["0", "4294967295"]),
     "run_name": (["a/b", "..", ".", "/tmp/a"], ["first", "2024-01-01_12.30"]),

@@ -52,12 +52,19 @@ def test_torchrun_as_the_readme_says(tmp_path: Path) -> None:
 def test_a_sweep_of_runs_with_two_processes_each(tmp_path: Path) -> None:
     done = run_script(
         *("train.py", "--multirun", *_TINY, "seed=1,2", "strategy=ddp", "trainer.devices=2"),
-        "evaluation=none",
-        f"paths.output_dir={tmp_path}",
+        # The processes of the first run fail, which stops no other.
+        *("data.source=path,sample", "data.path=nowhere.csv", "evaluation=none"),
+        *(f"paths.output_dir={tmp_path}", "sweep_name=two"),
     )
-    assert done.returncode == 0, done.stderr
-    assert [run.name for run in _runs(tmp_path)] == ["0", "1"]
-    assert [read_json(run / "run.json")["config"]["seed"] for run in _runs(tmp_path)] == [1, 2]
+    assert done.returncode == 2, done.stderr
+    runs = [run for run in _runs(tmp_path) if (run / "adapter").is_dir()]
+    assert [run.parent for run in runs] == [tmp_path / "two"] * 2
+    configs = [read_json(run / "run.json")["config"] for run in runs]
+    assert sorted(config["seed"] for config in configs) == [1, 2]
+    assert {config["data"]["source"] for config in configs} == {"sample"}
+    *_, head, first, second = done.stderr.strip().splitlines()
+    assert head == "error: 2 runs of the sweep failed; the same command tries again"
+    assert all("nowhere.csv" in line for line in (first, second))
 
 
 def test_evaluation_with_two_processes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from tiny_runs import run_script, script_environment, train_tiny
 
-from embedllm.training import loggers
+from embedllm import tracking
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def test_a_failing_wandb_only_warns(
         modes.append(mode)
         raise OSError("no room for a service")
 
-    monkeypatch.setattr(loggers, "_start_wandb", fail)
-    monkeypatch.setattr(loggers, "_stop_wandb_service", lambda: None)
+    monkeypatch.setattr(tracking, "_init", fail)
+    monkeypatch.setattr(tracking, "_stop_service", lambda: None)
     result = train_tiny(tmp_path, "evaluation=none", "logger=wandb")
     assert result.adapter.is_dir()
     assert modes == ["offline"]
@@ -83,8 +83,8 @@ def test_wandb_is_tried_online_with_a_key(tmp_path: Path, monkeypatch: pytest.Mo
         modes.append(mode)
         raise TimeoutError
 
-    monkeypatch.setattr(loggers, "_start_wandb", fail)
-    monkeypatch.setattr(loggers, "_stop_wandb_service", lambda: None)
+    monkeypatch.setattr(tracking, "_init", fail)
+    monkeypatch.setattr(tracking, "_stop_service", lambda: None)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     train_tiny(tmp_path, "evaluation=none", "logger=wandb")
     assert modes == ["online", "offline"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import time
-from typing import Any
+from typing import Any, Final
 
 import pytorch_lightning as pl
+import torch
 
 from embedllm.data.loader import ContrastiveBatch, ContrastiveLoader
 from embedllm.log import get_logger
 from embedllm.progress import format_seconds
 from embedllm.training.module import ContrastiveModule
+
+_GIB: Final = 2**30
 
 _log = get_logger(__name__)
 
@@ -83,6 +87,7 @@ class StepLog(pl.Callback):
             "train/tokens_per_second": self._tokens / seconds,
             "train/data_wait_seconds": wait / self._window_steps,
             "train/negatives_per_anchor": float(module.num_negatives),
+            "train/peak_memory_gib": _peak_memory(module.device) / _GIB,
         }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=step)
@@ -107,3 +112,11 @@ class StepLog(pl.Callback):
         module.mean_accuracy.reset()
         self._sentences = self._tokens = self._window_steps = 0
         self._window_seconds = 0.0
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Returns the most bytes that this process has held so far, of the device it computes on."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # Linux counts in KiB.
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,0 +1,86 @@
+"""Which folder a run of a sweep has: made from its configuration, found again by any command."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hydra import compose, initialize_config_dir
+from tiny_runs import compose_train
+
+from embedllm.config import fingerprint, training_identity
+from embedllm.entry import CONF_DIR, register
+from embedllm.errors import ConfigError
+from embedllm.multirun import name_sweep
+
+
+def _sweep_name(*arguments: str) -> str:
+    *rest, last = name_sweep(arguments)
+    assert tuple(rest) == arguments
+    key, _, name = last.partition("=")
+    assert key == "sweep_name"
+    return name
+
+
+def test_a_sweep_of_a_file_has_its_name() -> None:
+    assert _sweep_name("sweep=seeds", "debug=tiny") == "seeds"
+    assert _sweep_name("seed=1,2", "sweep=mine/of-ranks", "-m") == "mine-of-ranks"
+
+
+def test_any_other_is_named_by_what_varies_and_what_does_not() -> None:
+    name = _sweep_name("-m", "debug=tiny", "seed=1,2", "model=opt-125m,opt-350m")
+    assert name.startswith("model-seed-")
+    # The order, more values, and what is no part of a run's identity make no difference.
+    again = ("model=opt-125m,opt-350m,opt-1.3b", "--multirun", "paths.output_dir=x")
+    again += ("seed=range(0,9)", "debug=tiny", "hydra/launcher=basic", "trainer.devices=2")
+    assert _sweep_name(*again) == name
+    assert _sweep_name("-m", "debug=tiny", "seed=1,2", "trainer.max_steps=3") != name
+    assert _sweep_name("-m", "seed=1,2", "model=opt-125m,opt-350m") != name
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("seed=1",),
+        ("sweep=seeds", "hydra.mode=RUN"),
+        ("sweep=null", "seed=1"),
+        ("sweep=seeds", "sweep_name=own"),
+        ("-m", "seed=[1,"),
+        ("--help",),
+        (),
+    ],
+)
+def test_all_else_is_left_alone(arguments: Sequence[str]) -> None:
+    assert name_sweep(arguments) == list(arguments)
+
+
+def test_the_name_of_one_run_is_none_for_a_sweep() -> None:
+    with pytest.raises(ConfigError, match="run_name=x is the name of one run"):
+        name_sweep(["sweep=seeds", "run_name=x"])
+    assert name_sweep(["-m", "run_name=x,y", "sweep_name=s"])
+
+
+def test_a_run_is_named_by_its_configuration() -> None:
+    config = compose_train("debug=tiny", "sweep_name=any", "seed=3")
+    digest = fingerprint(training_identity(config))
+    assert config.run_name == f"tiny-opt-seed3-{digest[:12]}"
+    # Whatever else is said about where it runs.
+    other = ("paths.output_dir=x", "logger=wandb", "strategy=ddp", "trainer.devices=2")
+    assert compose_train("debug=tiny", "sweep_name=b", "seed=3", *other).run_name == config.run_name
+    assert compose_train("debug=tiny", "sweep_name=any", "seed=4").run_name != config.run_name
+
+
+def test_folders_of_runs_and_sweeps() -> None:
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        single = compose("train", ["run_name=a"], return_hydra_config=True)
+        swept = compose("train", ["run_name=a", "sweep_name=s"], return_hydra_config=True)
+    assert single.hydra.run.dir == "outputs/a"
+    assert swept.hydra.run.dir == "outputs/s/a"
+    assert (swept.hydra.sweep.dir, swept.hydra.sweep.subdir) == ("outputs/s", "a")
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "..", ""])
+def test_no_name_leads_out_of_the_folder(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"sweep_name=.* must be a plain folder name"):
+        compose_train("debug=tiny", f"sweep_name='{name}'", "run_name=x")
