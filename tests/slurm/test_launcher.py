@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from documents import documented
@@ -30,8 +31,9 @@ def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> N
     )
     assert [read_json(run / "run.json")["config"]["run_name"] for run in runs] == ["sweep"] * 2
     # Two arrays of one job, of which the second has two ranks in one folder.
-    arrays = list((tmp_path / "sweep" / ".submitit").iterdir())
-    assert sorted(len(list(array.glob("*_log.out"))) for array in arrays) == [1, 2]
+    logs = (tmp_path / "sweep" / ".submitit").glob("*/*_log.out")
+    arrays = Counter(log.parent.name for log in logs)
+    assert sorted(arrays.values()) == [1, 2]
     for run in runs:
         assert "step 8/8" in (run / "train.log").read_text()
         assert read_json(run / "adapter" / "embedllm.json")["training"]["step"] == 8
