@@ -131,14 +131,7 @@ def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Co
         )
         try:
             with stop_requests() as is_alone:
-                try:
-                    task(to_typed(config), invocation)
-                except PreemptedError as error:
-                    # A job that a launcher runs in another process has no `run` around it.
-                    if not is_alone:
-                        raise
-                    words = [*invocation.overrides, f"hydra.run.dir={folder}"]
-                    leave(error, command=str(replace(command, words=words)))
+                _call(task, config, invocation, command=command, is_alone=is_alone)
         except EmbedllmError as error:
             # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
             if hydra_config.mode == RunMode.MULTIRUN:
@@ -165,6 +158,24 @@ def _run(config_name: str, task: Callable[[Any, Invocation], None], command: _Co
         _leave(f"the command line is malformed: {error}", ConfigError.exit_code)
     except KeyboardInterrupt:
         _leave("interrupted; the same command with the same run_name goes on from here", 130)
+
+
+def _call(
+    task: Callable[[Any, Invocation], None],
+    config: DictConfig,
+    invocation: Invocation,
+    *,
+    command: _Command,
+    is_alone: bool,
+) -> None:
+    """Calls the task; `is_alone` in a process of a launcher's, which has no `run` around it."""
+    try:
+        task(to_typed(config), invocation)
+    except PreemptedError as error:
+        if not is_alone:
+            raise
+        words = [*invocation.overrides, f"hydra.run.dir={invocation.folder}"]
+        leave(error, command=str(replace(command, words=words)))
 
 
 def to_typed(config: DictConfig) -> Any:
