@@ -161,15 +161,7 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
         )
         try:
             with stop_requests() as is_alone:
-                try:
-                    with recorded_failure(folder) if is_training else nullcontext():
-                        return task(to_typed(config), invocation)
-                except PreemptedError as error:
-                    # A job that a launcher runs in another process has no `run` around it.
-                    if not is_alone:
-                        raise
-                    words = [*invocation.overrides, f"hydra.run.dir={folder}"]
-                    leave(error, command=str(replace(command, words=words)))
+                return _call(task, config, invocation, command=command, is_alone=is_alone)
         except EmbedllmError as error:
             # Hydra prints a line of its own about a failed job, then goes on with a sweep's next.
             if is_sweep:
@@ -246,6 +238,26 @@ def _to_job_error(error: SystemExit, folder: Path) -> EmbedllmError:
     code = error.code if isinstance(error.code, int) else 1
     message = failure.message if failure else f"{folder} ended with exit code {code}"
     return PeerError(message, exit_code=code)
+
+
+def _call(
+    task: Callable[[Any, Invocation], Any],
+    config: DictConfig,
+    invocation: Invocation,
+    *,
+    command: _Command,
+    is_alone: bool,
+) -> Any:
+    """Calls the task; `is_alone` in a process of a launcher's, which has no `run` around it."""
+    is_training = command.name == "train"
+    try:
+        with recorded_failure(invocation.folder) if is_training else nullcontext():
+            return task(to_typed(config), invocation)
+    except PreemptedError as error:
+        if not is_alone:
+            raise
+        words = [*invocation.overrides, f"hydra.run.dir={invocation.folder}"]
+        leave(error, command=str(replace(command, words=words)))
 
 
 def to_typed(config: DictConfig) -> Any:

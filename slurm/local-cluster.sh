@@ -31,7 +31,8 @@ is_installed() {
 }
 
 is_running() { # CONF
-    SLURM_CONF=$1 timeout 10 scontrol ping 2>/dev/null | grep -q 'is UP'
+    # Without its file scontrol would look for a controller in the network.
+    [ -e "$1" ] && SLURM_CONF=$1 timeout 10 scontrol ping 2>/dev/null | grep -q 'is UP'
 }
 
 install_packages() {

@@ -96,7 +96,7 @@ def test_the_cache_follows_its_variable(monkeypatch: pytest.MonkeyPatch) -> None
     ("override", "message"),
     [
         ("+trainer.learnin_rate=1", r"unknown key 'trainer.learnin_rate'; did you mean learning_r"),
-        ("+foo=1", r"unknown key 'foo'\nallowed at the top level: run_name, seed"),
+        ("+foo=1", r"unknown key 'foo'\nallowed at the top level: run_name, sweep_name"),
         ("++data.columns.anchr=a", r"unknown key 'data.columns.anchr'; did you mean anchor"),
     ],
 )

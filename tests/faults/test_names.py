@@ -74,7 +74,7 @@ def test_names_of_sweeps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "deep" / "output"
-    command = ["train.py", "--multirun", "seed=1,2", "run_name=../x", "debug=tiny"]
+    command = ["train.py", "--multirun", "seed=1,2", "sweep_name=../x", "debug=tiny"]
     assert _call([*command, f"paths.output_dir={output}"], monkeypatch) == 2
     assert "must be a plain folder name" in capsys.readouterr().err
     assert list(tmp_path.rglob("*")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 
 from documents import documented
@@ -18,20 +19,25 @@ def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> N
     # The same model twice: it is the number of processes that differs.
     said = cluster.run(
         *(sys.executable, *command[1:-2], "strategy=ddp", "trainer.devices=1,2"),
+        # Runs that differ in what changes no result alone would be one run.
+        "seed=${trainer.devices}",
         *("hydra.launcher.hardware=cpu", "hydra.launcher.cpus_per_task=1"),
         *("debug=tiny", "evaluation=none"),
-        *("run_name=sweep", f"paths.output_dir={tmp_path}", f"paths.results_dir={tmp_path}/store"),
+        *(
+            "sweep_name=sweep",
+            f"paths.output_dir={tmp_path}",
+            f"paths.results_dir={tmp_path}/store",
+        ),
     )
     # What each of them says goes into its own log.
     assert "adapter:" not in said
-    runs = [tmp_path / "sweep" / number for number in ("0", "1")]
-    assert have_equal_weights(
-        runs[0] / "adapter", train_tiny(tmp_path / "alone", "evaluation=none").adapter
-    )
-    assert [read_json(run / "run.json")["config"]["run_name"] for run in runs] == ["sweep"] * 2
+    [run, other] = sorted((tmp_path / "sweep").glob("tiny-opt-seed*"))
+    alone = train_tiny(tmp_path / "alone", "evaluation=none", "seed=1")
+    assert have_equal_weights(run / "adapter", alone.adapter)
     # Two arrays of one job, of which the second has two ranks in one folder.
-    arrays = list((tmp_path / "sweep" / ".submitit").iterdir())
-    assert sorted(len(list(array.glob("*_log.out"))) for array in arrays) == [1, 2]
-    for run in runs:
+    logs = (tmp_path / "sweep" / ".submitit").glob("*/*_log.out")
+    arrays = Counter(log.parent.name for log in logs)
+    assert sorted(arrays.values()) == [1, 2]
+    for run in (run, other):
         assert "step 8/8" in (run / "train.log").read_text()
         assert read_json(run / "adapter" / "embedllm.json")["training"]["step"] == 8
