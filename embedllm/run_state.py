@@ -139,18 +139,21 @@ def failures_since(folder: Path, start: datetime) -> list[tuple[Path, Failure]]:
 def recorded_failure(folder: Path) -> Iterator[None]:
     """Keeps why the block ended, when it ends by an error, in the run's folder.
 
-    On every rank. An error that only says that another process failed gives way to that one's.
+    On every rank. An error that only says that another process failed gives way to that one's. A
+    second start into a folder in use leaves nothing in it.
     """
     path = folder / _FAILURE
-    if process_number() == 0:
+    if process_number() == 0 and not _is_locked(folder):
         with suppress(OSError):
             path.unlink(missing_ok=True)
     try:
         yield
     except BaseException as error:
         code = _exit_code(error)
-        is_echo = isinstance(error, PeerError | SystemExit)
-        if code and folder.is_dir() and not (is_echo and path.exists()):
+        is_echo = isinstance(error, PeerError | SystemExit) and path.exists()
+        # Rank 0 has let go of its lock by now.
+        is_of_others = process_number() == 0 and _is_locked(folder)
+        if code and folder.is_dir() and not (is_echo or is_of_others):
             # The error itself is what counts, also where the folder takes no more files.
             with suppress(OSError, CheckpointError):
                 write_json(path, asdict(_describe(error, code)))

@@ -82,6 +82,12 @@ print(read_run_state(pathlib.Path({str(run)!r})).status)"
             [sys.executable, "-c", code], capture_output=True, text=True, check=True
         )
         assert other.stdout.strip() == "running"
+        # A second start, which is refused, says nothing about the first.
+        code = f"from embedllm.run_state import *; import pathlib\n\
+with recorded_failure(pathlib.Path({str(run)!r})): raise SystemExit(2)"
+        second = subprocess.run([sys.executable, "-c", code], check=False)
+        assert second.returncode == 2
+        assert not (run / "failure.json").exists()
     assert read_run_state(run).status == "stopped"
 
 

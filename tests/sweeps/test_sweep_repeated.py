@@ -9,6 +9,7 @@ from documents import documented
 from sweep_runs import kill_sweep_when, run_sweep
 from tiny_runs import read_json, read_weights, run_script
 
+_LONGER = ("trainer.max_steps=20", "trainer.max_epochs=5", "evaluation.dev_every_n_steps=20")
 SEEDS = "python train.py sweep=seeds experiment=smollm2-nli"
 
 
@@ -23,15 +24,13 @@ def test_a_killed_sweep_goes_on_and_a_failed_run_stops_no_other(tmp_path: Path) 
     # The second run is killed between its first checkpoint and its last step.
     kill_sweep_when(
         lambda: any(sweep.glob("*-seed8-*/checkpoints/*.ckpt")),
-        *(SEEDS, tmp_path, "seed=7,8,9", "trainer.max_steps=60", "trainer.max_epochs=15"),
+        *(SEEDS, tmp_path, "seed=7,8,9", *_LONGER),
     )
     first = _runs(sweep)[7]
     weights = (first / "adapter" / "adapter_model.safetensors").stat()
     assert not (_runs(sweep)[8] / "adapter").exists()
     # The same command, with a value that cannot work in front and one more behind.
-    done = run_sweep(
-        *(SEEDS, tmp_path, "seed=-1,7,8,9", "trainer.max_steps=60", "trainer.max_epochs=15")
-    )
+    done = run_sweep(*(SEEDS, tmp_path, "seed=-1,7,8,9", *_LONGER))
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("done before, skipped") == 1
     assert f"done before, skipped: {first}" in done.stderr
