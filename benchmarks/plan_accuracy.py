@@ -7,7 +7,8 @@
 
 Every combination is a training in a process of its own (in two where a strategy wants them): the
 code of `train.py` with random weights, synthetic triplets and no evaluation, for two optimizer
-steps, behind which the process' largest resident memory is read. The estimate is of the whole, too:
+steps, behind which the process' largest resident memory is read. So it is before the first of them,
+when the model is loaded. The estimate is of the whole, too:
 the plan of the same configuration for the same batch (plan.read_data), with hardware.floor_gib for
 interpreter and libraries. That floor is what a model of two tiny layers takes (`--floor`).
 
@@ -33,14 +34,16 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 from side_by_side import to_table, write_record
 
 from embedllm.config import PlanConfig
-from embedllm.distributed import joined
+from embedllm.distributed import is_joined, joined
 from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.planning.planner import build_planner
 from embedllm.planning.ways import CHOICES
+from embedllm.ranks import current_rank
 from embedllm.training import runner
 
 GIB = 2**30
@@ -165,8 +168,8 @@ def main() -> int:
         run_child(options.child, options.record)
         return 0
     if options.floor:
-        peak = measure(["debug=tiny", "evaluation=none", "trainer.accelerator=cpu"], 1)
-        sys.stdout.write(f"hardware.floor_gib={peak / GIB:.3f}\n")
+        peaks = measure(["debug=tiny", "evaluation=none", "trainer.accelerator=cpu"], 1)
+        sys.stdout.write(f"hardware.floor_gib={peaks['measured'] / GIB:.3f}\n")
         return 0
     combinations = all_combinations() if options.all else default_combinations()
     known = read_measurements(options.again)
@@ -217,10 +220,10 @@ def compare(combination: Combination, known: dict[str, Any] | None) -> dict[str,
     if known is None:
         try:
             overrides = [*combination.overrides, "evaluation=none"]
-            known = {"measured": measure(overrides, combination.num_processes)}
+            known = measure(overrides, combination.num_processes)
         except RuntimeError as error:
             known = {"measured": None, "reason": str(error)}
-    row |= {name: known[name] for name in ("measured", "reason") if name in known}
+    row |= {name: known[name] for name in ("loaded", "measured", "reason") if name in known}
     row["ratio"] = row["estimate"] / row["measured"] if row["measured"] else None
     return row
 
@@ -237,8 +240,8 @@ def estimate(combination: Combination) -> Any:
     return planner.memory(way)
 
 
-def measure(overrides: Sequence[str], num_processes: int) -> int:
-    """Returns the largest peak of the processes of a training, in bytes.
+def measure(overrides: Sequence[str], num_processes: int) -> dict[str, int]:
+    """Returns the largest peaks of the processes of a training, in bytes: loading and in all.
 
     Raises:
         RuntimeError: It cannot run here; the message is its last line.
@@ -258,12 +261,12 @@ def measure(overrides: Sequence[str], num_processes: int) -> int:
             text=True,
             check=False,
         )
-        peaks = [int(path.read_text()) for path in Path(scratch).glob("peaks-*")]
+        peaks = [json.loads(path.read_text()) for path in Path(scratch).glob("peaks-*")]
     if len(peaks) < num_processes:
         lines = [line for line in ended.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if "Error" in line or line.startswith("error:")]
         raise RuntimeError((errors or lines or ["no message"])[-1].strip())
-    return max(peaks)
+    return {name: max(peak[name] for peak in peaks) for name in ("loaded", "measured")}
 
 
 def run_child(overrides: Sequence[str], record: Path) -> None:
@@ -290,18 +293,31 @@ def run_child(overrides: Sequence[str], record: Path) -> None:
 
 
 class _NotePeak(pl.Callback):
-    """Writes the process' largest resident memory after the last step."""
+    """Writes the process' largest resident memory before the first and after the last step."""
 
     def __init__(self, record: Path) -> None:
         self._record = record
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        # The model is loaded, and the strategy has not touched it.
+        self._loaded = peak_memory()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if trainer.global_step < STEPS:
             # The optimizer makes its state in the first step.
             return
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        rank = os.environ.get("RANK", "0")
-        self._record.with_name(f"{self._record.name}-{rank}").write_text(str(peak))
+        peaks = {"loaded": self._loaded, "measured": peak_memory()}
+        path = self._record.with_name(f"{self._record.name}-{current_rank().rank}")
+        path.write_text(json.dumps(peaks))
+        if is_joined():
+            dist.barrier()
+        # What follows, the adapter's folder and its probe, is not asked for.
+        os._exit(0)
+
+
+def peak_memory() -> int:
+    """Returns the largest resident memory that this process has had, in bytes."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def composed(name: str, overrides: Sequence[str]) -> Any:

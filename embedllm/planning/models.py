@@ -64,9 +64,9 @@ def _read_models(folder: Path, given: ModelConfig) -> Iterator[tuple[str, ModelC
 def _answer(name: str, config: PlanConfig, fixed: Collection[str]) -> ModelAnswer:
     planner = build_planner(config)
     candidates = []
-    for way in planner.ways(fixed):
-        candidates.append(planner.candidate(way))
-        if candidates[-1].fits:
-            return ModelAnswer(name, planner.model.inventory, candidates[-1])
+    for candidate in planner.best_first(planner.ways(fixed)):
+        candidates.append(candidate)
+        if candidate.fits:
+            return ModelAnswer(name, planner.model.inventory, candidate)
     nearest = min(candidates, key=lambda candidate: candidate.memory.total)
     return ModelAnswer(name, planner.model.inventory, nearest)

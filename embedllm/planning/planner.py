@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from pathlib import Path
 from typing import Any, Final
 
@@ -154,7 +155,7 @@ class Planner:
         self._steps = StepEstimator(self.model, config, kind=hardware.kind)
 
     def ways(self, fixed: Collection[str] = ()) -> list[Way]:
-        """Returns the possible ways, the fastest first (see `list_ways`).
+        """Returns the possible ways, the simplest first (see `list_ways`).
 
         Raises:
             ConfigError: There is none.
@@ -165,10 +166,15 @@ class Planner:
 
     def memory(self, way: Way, workload: Workload | None = None) -> Memory:
         """Returns what a device holds at the peak of a step, by part."""
+        workload, checkpointing = workload or self.workload, way.checkpointing
+        if way.strategy.name == "fsdp2":
+            workload = workload.without_prefix()
+            if checkpointing in ("packs", "all"):
+                # Packs are trained one after the other (`training/module.py`).
+                workload = workload.one_pack()
+                checkpointing = "layers" if checkpointing == "all" else "none"
         step = self._steps.estimate(
-            workload or self.workload,
-            quantization=way.quantization,
-            checkpointing=way.checkpointing,
+            workload, quantization=way.quantization, checkpointing=checkpointing
         )
         return self._spread(way).memory(step, self.hardware)
 
@@ -178,9 +184,7 @@ class Planner:
         workload = self._workload_that_fits(way)
         memory = self.memory(way, workload)
         host_memory = self._host_memory(spread, memory)
-        options: dict[str, Any] = {"checkpointing": way.checkpointing}
-        flops = count_flops(self.model.inventory, workload, world_size=self.world_size, **options)
-        traffic = count_traffic(spread, workload, **options)
+        flops, traffic, time = self._cost(way, workload)
         return Candidate(
             way=way,
             memory=memory,
@@ -188,18 +192,52 @@ class Planner:
             checkpoint=spread.checkpoint,
             flops=flops,
             traffic=traffic,
-            time=estimate_time(
-                flops,
-                traffic,
-                self.hardware,
-                dtype=self.compute_dtype,
-                world_size=self.world_size,
-                num_nodes=self.config.trainer.num_nodes,
-            ),
+            time=time,
             workload=workload,
             has_small_packs=workload is not self.workload,
             problem=self._problem(memory.total, host_memory),
         )
+
+    def best_first(self, ways: Iterable[Way]) -> Iterator[Candidate]:
+        """Yields what ways take, the fastest first, and of equally fast ones the simplest.
+
+        Memory is estimated when it is asked for, since that takes long: packs of the usual size
+        tell how fast a way is at best, and smaller ones only put it back in the queue.
+        """
+        queue: list[tuple[Any, int, Way, Candidate | None]] = []
+        for number, way in enumerate(ways):
+            heappush(queue, (self._rank(way, self._cost(way, self.workload)[2]), number, way, None))
+        while queue:
+            _, number, way, candidate = heappop(queue)
+            if candidate is None:
+                candidate = self.candidate(way)
+                heappush(queue, (self._rank(way, candidate.time), number, way, candidate))
+            else:
+                yield candidate
+
+    def _rank(self, way: Way, time: StepTime | None) -> Any:
+        return way.rank(None if time is None else time.total)
+
+    def _cost(self, way: Way, workload: Workload) -> tuple[Flops, int, StepTime | None]:
+        """Returns operations, traffic and time of an optimizer step."""
+        checkpointing = way.checkpointing
+        flops = count_flops(
+            self.model.inventory,
+            workload,
+            world_size=self.world_size,
+            checkpointing=checkpointing,
+            quantization=way.quantization,
+        )
+        traffic = count_traffic(self._spread(way), workload, checkpointing=checkpointing)
+        time = estimate_time(
+            flops,
+            traffic,
+            self.hardware,
+            dtype=self.compute_dtype,
+            world_size=self.world_size,
+            num_nodes=self.config.trainer.num_nodes,
+        )
+        return flops, traffic, time
 
     def _workload_that_fits(self, way: Way) -> Workload:
         """Returns the work in usual packs, or in small ones where only these fit."""
@@ -299,7 +337,7 @@ def plan(config: PlanConfig, *, fixed: Collection[str] = (), arguments: Sequence
         hardware=planner.hardware,
         workload=planner.workload,
         world_size=planner.world_size,
-        candidates=tuple(planner.candidate(way) for way in ways),
+        candidates=tuple(planner.best_first(ways)),
     )
     best = made.recommended
     if best is None:
@@ -355,8 +393,8 @@ def choose_strategy(
         if CHECKPOINTING.index(way.checkpointing) >= CHECKPOINTING.index(least)
     ]
     candidates = []
-    for way in ways:
-        candidate = planner.candidate(way)
+    for candidate in planner.best_first(ways):
+        way = candidate.way
         if candidate.fits:
             trainer = replace(config.trainer, activation_checkpointing=way.checkpointing)
             tokens = planner.largest_pack(candidate) if candidate.has_small_packs else None

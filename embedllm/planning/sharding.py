@@ -5,8 +5,12 @@ P weights and T trained weights of the whole model, W processes. What a process 
     single, ddp   P, gradients of T, two float32 moments of T
     zero1         P, gradients of T, 1/W of (float32 copy and two moments of T)
     zero2         P, 1/W of (gradients, float32 copy and two moments of T)
-    zero3         1/W of all of these, and what is gathered for the layers at hand
+    zero3         1/W of all of these, small weights whole as well, and what is gathered
     fsdp2         1/W of (P, gradients and two moments of T), and what is gathered
+
+In full precision ZeRO 3 has no copy of T: its optimizer works on the weights themselves. Of a
+quantised base ZeRO 3 cuts the packed weights, not their scales; and bitsandbytes keeps 8-bit
+weights a second time, whole (`Int8Params.CB`), so that nothing is saved there.
 
 DeepSpeed keeps weights in 16 bits when `trainer.precision` has 16 of them (Rajbhandari et al. 2020,
 arXiv 1910.02054, section 3.1); everything else keeps them in their own type.
@@ -14,7 +18,7 @@ arXiv 1910.02054, section 3.1); everything else keeps them in their own type.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Final
 
 from embedllm.config import StrategyConfig, TrainerConfig
@@ -28,8 +32,14 @@ _16_BITS: Final = 2
 _BUCKET: Final = 200_000_000
 # DeepSpeed's stage3_max_live_parameters: so many are gathered before any is given up.
 _MOST_GATHERED: Final = 1_000_000_000
-# FSDP2 holds the layer at hand, the next one, and the buffer that this one is gathered in.
+# FSDP2 holds the layer at hand, the next one, and the buffer that this one is gathered in; or, when
+# a layer has been trained, its gradient, the copy that is sent, and gloo's copy of that.
 _LAYERS_GATHERED: Final = 3
+# Tables are read or trained once in a step, when no other one is there to be gathered ahead.
+_TABLES_GATHERED: Final = 2
+_TABLES_REDUCED: Final = {"cpu": 3, "cuda": 2}
+# ZeRO 3 puts the gradients of a bucket side by side for each rank; gloo copies what it sends.
+_BUCKETS_SENT: Final = {"cpu": 2, "cuda": 1}
 # NCCL's channels; an assumption.
 _COMMUNICATION: Final = int(0.4 * GIB)
 
@@ -43,7 +53,8 @@ class Memory:
         gradients: Of the trained weights, as long as the optimizer needs them.
         optimizer: Moments, and float32 copies where there are some.
         activations: States kept for the backward pass, temporaries, gradients on their way.
-        buffers: What libraries gather, reduce and send in.
+        buffers: What libraries gather, reduce and send in, and what loading takes where that is
+            more than all a step does.
         floor: What the process holds before any tensor.
     """
 
@@ -85,21 +96,38 @@ class Spread:
             step: What a step takes there.
             hardware: The device.
         """
-        gradients = self.gradients
+        kind, gradients = hardware.kind, self.gradients
         if self.strategy.name == "single":
-            at_update = gradients + self._update_temporaries(hardware.kind)
-            activations = max(step.peak, at_update) - gradients
+            states = max(step.peak, gradients + self._update_temporaries(kind)) - gradients
         else:
-            # Gradients lie in buffers of their own from the first step on, or are handed over.
-            activations = step.peak_without_gradients
-        return Memory(
+            states = self._states(step)
+        held = Memory(
             weights=self.weights,
             gradients=gradients,
             optimizer=self.optimizer,
-            activations=activations,
-            buffers=self._buffers(hardware.kind),
+            activations=states,
+            buffers=self._buffers(step, kind),
             floor=hardware.floor,
         )
+        if self.strategy.stage in (1, 2) and self.inventory.trainable.number <= _BUCKET:
+            # Gradients go into the bucket, and from there to their owners, as the states go.
+            filled = held.buffers if kind == "cuda" else 0
+            moments = (
+                replace(held, gradients=0, buffers=filled),
+                replace(held, activations=0),
+            )
+            held = max(moments, key=lambda moment: moment.total)
+        loading = hardware.floor + self.loading
+        return replace(held, buffers=held.buffers + max(0, loading - held.total))
+
+    def _states(self, step: StepMemory) -> int:
+        """Returns what lives beside the gradients, which lie in buffers of their own.
+
+        While those of some packs wait for the last one's, FSDP2 has none of its own: it cleared
+        them before the backward pass.
+        """
+        cleared = self.gradients if self.strategy.name == "fsdp2" else 0
+        return max(step.peak_without_gradients, step.handover - cleared)
 
     @property
     def _is_deepspeed(self) -> bool:
@@ -133,10 +161,49 @@ class Spread:
         if self.strategy.name == "fsdp2":
             return -(-whole // self.world_size)
         if self.strategy.stage == 3:
+            cut = whole - self._uncut
+            spread = 0 if self._offloads else -(-cut // self.world_size)
+            # What is small stays whole beside its share.
             small = whole * self.inventory.small.number // self.inventory.total
-            spread = 0 if self._offloads else -(-(whole - small) // self.world_size)
-            return small + spread
+            return self._uncut + small + spread + self._kept_twice
         return whole
+
+    @property
+    def _uncut(self) -> int:
+        """Bytes of quantised weights that are no parameters: the scales, and tables of values."""
+        if self.quantization == "none":
+            return 0
+        of_scales = self.inventory.frozen_bytes(self.quantization) - (
+            self.inventory.frozen.bytes - self.inventory.matrices.bytes
+        )
+        return of_scales - self._packed
+
+    @property
+    def _packed(self) -> int:
+        """Bytes of quantised weights that are parameters."""
+        number = self.inventory.matrices.number
+        return {"none": 0, "nf4": number // 2, "int8": number}[self.quantization]
+
+    @property
+    def _kept_twice(self) -> int:
+        return self._packed if self.quantization == "int8" else 0
+
+    @property
+    def loading(self) -> int:
+        """Bytes that a device holds at most while the base comes, a block at a time, in float32."""
+        inventory = self.inventory
+        block = _FLOAT32 * max(inventory.layer.number, inventory.outside.number)
+        if not self.strategy.shards_weights or self.world_size == 1:
+            return self.whole_weights + block
+        if self.quantization != "none":
+            # Quantised blocks are cut when all of them are there.
+            return self._sketch + self.whole_weights + block
+        return self._sketch + self.weights + block
+
+    @property
+    def _sketch(self) -> int:
+        """Bytes of the model of one layer that shows how the one in pieces computes."""
+        return self.inventory.outside.bytes + self.inventory.layer.bytes
 
     @property
     def gradients(self) -> int:
@@ -162,8 +229,9 @@ class Spread:
 
     @property
     def _optimizer_of_zero(self) -> int:
-        """Float32 copy and two moments of a process' share."""
-        return 3 * _FLOAT32 * -(-self.inventory.trainable.number // self.world_size)
+        """Two moments of a process' share, and a float32 copy of it where there is one."""
+        has_copy = self._in_16_bits or self.strategy.stage != 3
+        return (2 + has_copy) * _FLOAT32 * -(-self.inventory.trainable.number // self.world_size)
 
     def _update_temporaries(self, kind: str) -> int:
         """Bytes that AdamW makes for a moment; the fused one makes none."""
@@ -174,11 +242,10 @@ class Spread:
             return self.inventory.trainable.bytes
         return 2 * _FLOAT32 * self.inventory.largest_trained
 
-    def _buffers(self, kind: str) -> int:
+    def _buffers(self, step: StepMemory, kind: str) -> int:
         fixed = _COMMUNICATION if kind == "cuda" and self.world_size > 1 else 0
         if self.strategy.name == "fsdp2":
-            layers = min(_LAYERS_GATHERED, self.inventory.num_layers)
-            return fixed + self.inventory.outside.bytes + layers * self.inventory.layer.bytes
+            return fixed + self._buffers_of_fsdp2(step, kind)
         if not self._is_deepspeed:
             return fixed
         number = self.inventory.trainable.number
@@ -186,15 +253,40 @@ class Spread:
         stage_3 = self.strategy.stage == 3
         most = _BUCKET if stage_3 else 2 * _BUCKET
         # Memory of a CPU is taken when it is written to, that of a GPU when it is asked for.
-        reduced = each * (most if kind == "cuda" else min(most, number))
+        bucket = each * (most if kind == "cuda" else min(most, number))
         # The optimizer gets its share of the gradients in float32.
         update = 0 if self._offloads else _FLOAT32 * -(-number // self.world_size)
-        gathered = 0
-        if stage_3:
-            gathered = self.whole_weights
-            if self.inventory.total > _MOST_GATHERED:
-                gathered = gathered * _MOST_GATHERED // self.inventory.total
-        return fixed + reduced + update + gathered
+        if not stage_3:
+            return fixed + max(bucket, update)
+        sent = _BUCKETS_SENT[kind] * each * min(_BUCKET, number)
+        # Gradients that all fit one bucket are sent at the end, where the states are gone.
+        states = self._states(step) if number <= _BUCKET else 0
+        return fixed + bucket + self._gathered_by_zero + max(0, max(sent, update) - states)
+
+    @property
+    def _gathered_by_zero(self) -> int:
+        """Bytes of the weights that are whole at once, beside those that always are."""
+        inventory = self.inventory
+        # Two weights of 4 bits are one number.
+        number = inventory.total - (self._packed if self.quantization == "nf4" else 0)
+        whole = self.whole_weights - self._uncut
+        gathered = whole * min(_MOST_GATHERED, number) // number
+        return max(0, gathered - whole * inventory.small.number // inventory.total)
+
+    def _buffers_of_fsdp2(self, step: StepMemory, kind: str) -> int:
+        """Returns what is gathered or sent, at the worst moment of a step, beside the states."""
+        outside, layer = self.inventory.outside.bytes, self.inventory.layer.bytes
+        states = self._states(step)
+        among_layers = states + min(_LAYERS_GATHERED, self.inventory.num_layers) * layer
+        if self.inventory.frozen.number:
+            # Gathered ahead although no gradient asks for them.
+            at_tables = step.waiting + _TABLES_GATHERED * outside + layer
+        else:
+            at_tables = _TABLES_REDUCED[kind] * outside
+            # From the first pack's backward pass to the end of the last one's.
+            among_layers += outside if step.waiting else 0
+        sketch = self._sketch if self.world_size > 1 else 0
+        return sketch + max(among_layers, at_tables) - states
 
     @property
     def offloaded(self) -> int:

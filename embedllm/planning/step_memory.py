@@ -48,13 +48,19 @@ class StepMemory:
 
     Attributes:
         peak: The most that lives at once when gradients stay until the optimizer has used them.
-        peak_without_gradients: The same without every gradient that is complete.
+        peak_without_gradients: The same without every gradient that is complete, or that waits for
+            what other packs add to it.
         kept: What lives between the forward and the backward pass.
+        waiting: What of that lives while one pack's pass goes on: the other packs' states.
+        handover: The most that lives, with the gradients that wait, in the last pack's pass; these
+            are no one's until all packs' are added. 0 for one pack.
     """
 
     peak: int
     peak_without_gradients: int
     kept: int
+    waiting: int = 0
+    handover: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,20 +138,25 @@ class StepEstimator:
         gradients = self._model.inventory.trainable.bytes
         loss = self._loss(workload)
         peaks = [(run.kept + gradients + loss, run.kept + loss)]
+        handovers = [0]
         for (number, _), (everything, without) in run.peaks.items():
             if number and recomputes:
                 # The gradients of packs before are one sum, which is handed over at the end.
                 before = gradients if len(num_tokens) > 1 else 0
-                peaks.append((everything + before, without + before))
+                peaks.append((everything + before, without))
+                handovers.append(without + before)
                 continue
             peaks.append((everything, without))
             if number and len(num_tokens) > 1:
                 # The next pack finds the gradients of this one, but not its states.
-                peaks.append((without + gradients - run.kept, without))
+                handovers.append(without + gradients - run.kept)
+                peaks.append((handovers[-1], without))
         return StepMemory(
             peak=max(everything for everything, _ in peaks) + others + prefix,
             peak_without_gradients=max(without for _, without in peaks) + others + prefix,
             kept=run.kept + others + prefix,
+            waiting=others + prefix,
+            handover=max(handovers) + others + prefix if len(num_tokens) > 1 else 0,
         )
 
     def _with_quantized_layers(
@@ -167,6 +178,7 @@ class StepEstimator:
             step,
             peak=step.peak + more,
             peak_without_gradients=step.peak_without_gradients + more,
+            handover=step.handover and step.handover + more,
         )
 
     def _loss(self, workload: Workload) -> int:

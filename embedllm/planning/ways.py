@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -21,6 +22,8 @@ _STRATEGIES: Final = (
     StrategyConfig("deepspeed", stage=3, offload="cpu"),
 )
 _QUANTIZATIONS: Final = ("none", "nf4", "int8")
+# Steps whose times differ by less are equally fast, as far as an estimate can tell.
+_SAME_PACE: Final = 1.05
 CHECKPOINTING: Final = ("none", "packs", "layers", "all")
 CHOICES: Final = ("strategy", "quantization", "checkpointing")
 """What a way consists of."""
@@ -49,20 +52,31 @@ class Way:
         return " ".join(parts)
 
     @property
-    def preference(self) -> tuple[bool, int, int, int]:
-        """Sorts ways from the fastest on.
+    def simplicity(self) -> tuple[bool, int, int, int]:
+        """Sorts ways that are equally fast, the simplest first.
 
-        Host memory is far slower than anything else; quantised matrices are made anew in every
-        pass; gathering weights costs more than computing states again.
+        Whole weights are simpler than pieces of them, and those of a type simpler than rounded
+        ones; what is kept is simpler than what is computed again.
         """
         titles = [strategy.title for strategy in _STRATEGIES]
         title = self.strategy.title
         return (
-            self.strategy.offload != "none",
+            self.strategy.shards_weights,
             _QUANTIZATIONS.index(self.quantization),
             titles.index(title) if title in titles else len(titles),
             CHECKPOINTING.index(self.checkpointing),
         )
+
+    def rank(self, seconds: float | None) -> tuple[bool, int, tuple[bool, int, int, int]]:
+        """Sorts ways, the best first: the fastest, and of equally fast ones the simplest.
+
+        Host memory comes last: what the host itself computes is not among the seconds.
+
+        Args:
+            seconds: Of an optimizer step; None for unknown.
+        """
+        pace = 0 if seconds is None else round(math.log(seconds) / math.log(_SAME_PACE))
+        return self.strategy.offload != "none", pace, self.simplicity
 
 
 def why_not(way: Way, config: TrainConfig, *, kind: str, world_size: int) -> str | None:
@@ -79,11 +93,6 @@ def why_not(way: Way, config: TrainConfig, *, kind: str, world_size: int) -> str
         return f"strategy=single is one process, not {world_size}"
     if strategy.offload != "none" and kind == "cpu":
         return f"strategy={strategy.title} has nowhere to offload to on a CPU"
-    if way.quantization != "none" and strategy.shards_weights:
-        return (
-            f"strategy={strategy.title} spreads weights over processes, which those of "
-            f"model.quantization={way.quantization} do not take"
-        )
     try:
         replace(
             config,
@@ -99,7 +108,7 @@ def why_not(way: Way, config: TrainConfig, *, kind: str, world_size: int) -> str
 def list_ways(
     config: TrainConfig, *, kind: str, world_size: int, fixed: Collection[str] = ()
 ) -> list[Way]:
-    """Returns the ways that are possible, the fastest first.
+    """Returns the ways that are possible, the simplest first.
 
     Args:
         config: The training.
@@ -119,7 +128,7 @@ def list_ways(
             ways.append(way)
     if not ways:
         raise ConfigError(f"there is no way to train: {'; '.join(dict.fromkeys(reasons))}")
-    return sorted(ways, key=lambda way: way.preference)
+    return sorted(ways, key=lambda way: way.rank(None))
 
 
 def _choices(

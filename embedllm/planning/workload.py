@@ -102,6 +102,22 @@ class Workload:
         """Tokens of the largest pack."""
         return self.packs[0].tokens
 
+    def without_prefix(self) -> Workload:
+        """Returns the work where nothing is computed for all packs together.
+
+        The beginning is in every bin of a trie then. Assumed texts stay as they are, since bins
+        that hold many of them share it all the same.
+        """
+        longer = [
+            replace(pack, width=pack.width + self.prefix_tokens * bool(pack.num_ends))
+            for pack in self.packs
+        ]
+        return replace(self, packs=tuple(longer), prefix_tokens=0)
+
+    def one_pack(self) -> Workload:
+        """Returns the part of the work that is in the largest pack."""
+        return replace(self, packs=self.packs[:1])
+
     def resized(self, *, pack_tokens: int | None = None, factor: float = 1.0) -> Workload:
         """Returns the work with packs of another size, or with more or fewer examples.
 

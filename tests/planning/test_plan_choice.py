@@ -39,6 +39,10 @@ def titles(ways: list[Way]) -> list[str]:
     return list(dict.fromkeys(way.strategy.title for way in ways))
 
 
+def offloads(way: Way) -> bool:
+    return way.strategy.offload != "none"
+
+
 def test_ways_of_one_gpu() -> None:
     ways = list_ways(tiny(), kind="cuda", world_size=1)
     assert titles(ways) == ["single", "deepspeed_zero2_offload", "deepspeed_zero3_offload"]
@@ -55,10 +59,24 @@ def test_ways_of_several_gpus() -> None:
     ways = list_ways(tiny("trainer.devices=4"), kind="cuda", world_size=4)
     order = ["ddp", "deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3", "fsdp2"]
     assert titles(ways)[:5] == order
-    # 16 bits before NF4 before 8 bits, all before host memory, whatever is sharded.
-    kinds = [(way.strategy.offload, way.quantization) for way in ways]
-    pairs = [("none", "none"), ("none", "nf4"), ("none", "int8"), ("cpu", "none"), ("cpu", "nf4")]
-    assert list(dict.fromkeys(kinds))[:5] == pairs
+    # Whole weights before pieces, and of both 16 bits before NF4 before 8 bits.
+    kinds = [(w.strategy.shards_weights, w.quantization) for w in ways if not offloads(w)]
+    order = ["none", "nf4", "int8"]
+    assert list(dict.fromkeys(kinds)) == [(cut, q) for cut in (False, True) for q in order]
+    assert offloads(ways[-1])
+    assert [offloads(way) for way in ways] == sorted(offloads(way) for way in ways)
+    assert {w.quantization for w in ways if w.strategy.name == "fsdp2"} == {"none"}
+    assert {w.quantization for w in ways if w.strategy == ZERO[3]} == set(order)
+
+
+def test_equally_fast_ways_are_ranked_by_simplicity_and_host_memory_is_last() -> None:
+    plain, packs = (Way(StrategyConfig("ddp"), "none", c) for c in ("none", "packs"))
+    nf4, pieces = Way(StrategyConfig("ddp"), "nf4", "none"), Way(ZERO[3], "none", "none")
+    offloaded = Way(OFFLOADED[2], "none", "none")
+    seconds = [(packs, 1.5), (offloaded, 0.5), (nf4, 1.01), (pieces, 1.0), (plain, 1.0)]
+    ranked = [way for way, _ in sorted(seconds, key=lambda pair: pair[0].rank(pair[1]))]
+    assert ranked == [plain, nf4, pieces, packs, offloaded]
+    assert sorted(ranked, key=lambda way: way.rank(None))[:2] == [plain, packs]
 
 
 def test_a_cpu_offloads_nothing_and_full_training_quantises_nothing() -> None:
@@ -80,8 +98,7 @@ def test_what_is_fixed_stays() -> None:
     ("strategy", "quantization", "kind", "reason"),
     [
         (StrategyConfig("single"), "none", "cuda", "one process, not 2"),
-        (ZERO[3], "nf4", "cuda", "strategy=deepspeed_zero3 spreads weights over processes"),
-        (StrategyConfig("fsdp2"), "int8", "cuda", "strategy=fsdp2 spreads weights over processes"),
+        (StrategyConfig("fsdp2"), "int8", "cuda", "strategy=fsdp2 cuts weights apart"),
         (OFFLOADED[2], "none", "cpu", "nowhere to offload to on a CPU"),
     ],
 )
@@ -214,8 +231,8 @@ def test_a_plan_recommends_the_first_that_fits() -> None:
     assert all(
         c.fits == (c.memory.total <= made.hardware.usable) for c in made.candidates if c.fits
     )
-    preferences = [c.way.preference for c in made.candidates]
-    assert preferences == sorted(preferences)
+    ranks = [c.way.rank(c.time.total if c.time else None) for c in made.candidates]
+    assert ranks == sorted(ranks)
 
 
 def test_a_model_too_large_for_16_bits_is_quantised() -> None:
@@ -224,6 +241,31 @@ def test_a_model_too_large_for_16_bits_is_quantised() -> None:
     assert made.recommended is not None
     assert made.recommended.way.quantization == "nf4"
     assert made.recommended.way.strategy.title == "single"
+
+
+@pytest.mark.parametrize(
+    ("link", "strategy", "quantization"),
+    [("32", "ddp", "nf4"), ("3000", "fsdp2", "none")],
+)
+def test_what_is_fastest_depends_on_the_link(link: str, strategy: str, quantization: str) -> None:
+    """24 GB hold no 13 billion weights of 16 bits: they are rounded, or gathered all the time."""
+    config = compose_plan(
+        "model=opt-13b",
+        "hardware=rtx-4090-24gb",
+        "trainer.devices=8",
+        "data.global_batch_size=32",
+        "trainer.activation_checkpointing=layers",
+        f"hardware.link_gb_per_second={link}",
+    )
+    made = plan(config, fixed={"checkpointing"})
+    assert made.recommended is not None
+    assert made.recommended.way.strategy.title == strategy
+    assert made.recommended.way.quantization == quantization
+    others = [c for c in made.candidates if c.fits and not offloads(c.way)]
+    assert made.recommended.time is not None
+    for other in others:
+        assert other.time is not None
+        assert made.recommended.time.total < 1.06 * other.time.total
 
 
 def test_a_plan_that_fits_nowhere_says_what_is_nearest() -> None:

@@ -8,16 +8,19 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_configs import OFFLOADED, STEP, ZERO, gpu, inventory
+from plan_configs import GIB, OFFLOADED, STEP, ZERO, gpu, inventory
 
 from embedllm.config import StrategyConfig, TrainerConfig
 from embedllm.planning.cost import count_flops, count_traffic, estimate_time
+from embedllm.planning.fake_model import Weights
 from embedllm.planning.hardware import Hardware
 from embedllm.planning.sharding import Memory, Spread
+from embedllm.planning.step_memory import StepMemory
 from embedllm.planning.workload import PackShape, Workload
 
 SINGLE, DDP, FSDP2 = (StrategyConfig(name) for name in ("single", "ddp", "fsdp2"))
 SPREAD = (DDP, *ZERO.values(), FSDP2, *OFFLOADED.values())
+QUANTIZATIONS = ("none", "nf4", "int8")
 MIXED = TrainerConfig(precision="bf16-mixed")
 CPU = gpu(kind="cpu")
 WORK = Workload((PackShape(8, 16, 8),) * 4, 10, 8, 24, 32, 32 * 26)
@@ -86,15 +89,60 @@ def test_weights_that_zero_3_leaves_whole() -> None:
     small = replace(
         made, inventory=replace(made.inventory, small=replace(made.inventory.small, number=110))
     )
-    assert small.weights == 220 + (2200 - 220) // 4
+    # Whole, and a share like all others.
+    assert small.weights == 220 + 2200 // 4
 
 
 def test_fsdp2_shares_everything_and_gathers_layers() -> None:
     made = spread(FSDP2)
     assert made.weights == (2 * 1000 + 4 * 100) // 4
     assert (made.gradients, made.optimizer) == (100, 200)
-    # What is outside the layers, and three layers.
-    assert memory(made).buffers == 2 * 100 + 3 * 2 * 100
+    # A sketch of one layer and the tables, and three layers.
+    assert memory(made).buffers == 2 * 200 + 3 * 200
+    no_states = StepMemory(peak=0, peak_without_gradients=0, kept=0)
+    # A frozen table is gathered and copied, beside a layer.
+    assert made.memory(no_states, CPU).buffers == 2 * 200 + 3 * 200
+    trained = spread(FSDP2, frozen=0, trained=10_000)
+    trained = replace(trained, inventory=replace(trained.inventory, outside=Weights(4_000, 16_000)))
+    # The gradient of a table, the copy that is sent, and gloo's copy of it.
+    for hardware, copies in ((CPU, 3), (gpu(), 2)):
+        fixed = 0 if hardware is CPU else int(0.4 * GIB)
+        found = trained.memory(no_states, hardware).buffers
+        assert found == fixed + 16_000 + copies * 16_000
+
+
+def test_gradients_that_wait_for_other_packs() -> None:
+    step = replace(STEP, handover=STEP.peak_without_gradients + 1000, waiting=100)
+    assert memory(spread(DDP)).activations == STEP.peak_without_gradients
+    assert spread(DDP).memory(step, CPU).activations == step.handover
+    # FSDP2 has cleared its own by then.
+    assert spread(FSDP2).memory(step, CPU).activations == step.handover - 100
+
+
+def test_zero_3_has_no_copy_in_full_precision() -> None:
+    full = TrainerConfig(precision="32-true")
+    made = [spread(ZERO[stage], trainer=full).optimizer for stage in (1, 2, 3)]
+    assert made == [3 * 4 * 25, 3 * 4 * 25, 2 * 4 * 25]
+
+
+def test_zero_3_cuts_packed_weights_and_nothing_else_of_a_quantised_base() -> None:
+    plain, nf4, int8 = (spread(ZERO[3], trained=0, quantization=q) for q in QUANTIZATIONS)
+    kept = 2 * 500
+    assert plain.weights == (2 * 500 + kept) // 4
+    # 500 weights of 4 bits, and as many of 8, which bitsandbytes keeps whole as well.
+    assert nf4.weights == -(-(250 + kept) // 4)
+    assert int8.weights == (500 + kept) // 4 + 500
+    # Before it is cut the base is there, whole, and a block of 32 bits.
+    for made in (nf4, int8):
+        assert made.loading == made.whole_weights + 2 * 200 + 4 * 100
+    assert plain.loading == plain.weights + 2 * 200 + 4 * 100
+
+
+def test_loading_can_take_more_than_a_step() -> None:
+    made = spread(ZERO[3], trained=0, quantization="nf4")
+    no_states = StepMemory(peak=0, peak_without_gradients=0, kept=0)
+    assert made.memory(no_states, CPU).total == made.loading
+    assert made.memory(STEP, CPU).total > made.loading + STEP.peak_without_gradients // 2
 
 
 def test_offloading_moves_parts_to_the_host() -> None:
@@ -112,7 +160,11 @@ def test_offloading_moves_parts_to_the_host() -> None:
 def test_buckets_of_a_gpu_are_whole_and_those_of_a_cpu_as_filled() -> None:
     on_gpu, on_cpu = (memory(spread(ZERO[2]), hardware).buffers for hardware in (gpu(), CPU))
     assert on_gpu > 2 * 2 * 200_000_000
-    assert on_cpu == 2 * 100 + 4 * 25
+    assert on_cpu == 0
+    # Without states it is the end of the backward pass that counts.
+    small = StepMemory(peak=0, peak_without_gradients=0, kept=0)
+    many = spread(ZERO[2], trained=10_000).memory(small, CPU)
+    assert (many.buffers, many.gradients) == (2 * 10_000, 2 * 2500)
 
 
 def test_a_checkpoint_has_trained_weights_and_moments_only() -> None:
