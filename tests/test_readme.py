@@ -51,6 +51,9 @@ def test_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None
     words = shlex.split(command.split(" > ")[0].replace("python -m embedllm ", "python ", 1))
     config_name = words[1].removesuffix(".py")
     overrides = [w for w in words[2:] if not w.startswith("--") and w != "job"]
+    if config_name == "report":
+        # What `entry.run` makes of it.
+        overrides = [re.sub("^sweep=", "sweep_folder=", w) for w in overrides]
     register()
     # A sweep composes once per value.
     parts = [re.split(r",(?![^\[]*\])", o) for o in overrides] if "--multirun" in words else []
