@@ -49,7 +49,7 @@ class Tally:
 
     def write(self, path: Path) -> None:
         """Adds the rows to a file, in place of older ones, and what they were measured with."""
-        older = read_json(path) if path.exists() else {"faults": {}, "figures": {}}
+        older = {"faults": {}, "figures": {}} | (read_json(path) if path.exists() else {})
         facts = {
             "git_revision": git_revision(),
             "hardware": {**hardware(), "processors": os.cpu_count()},

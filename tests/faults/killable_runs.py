@@ -38,6 +38,18 @@ RUN: Final = (
     "trainer.checkpoint_every_n_steps=3",
     "evaluation.dev_every_n_steps=4",
 )
+# What a training imports. The server knows installed modules alone, and is silent about others.
+_IMPORTED_AHEAD: Final = (
+    "embedllm.training.command",
+    "embedllm.training.runner",
+    "embedllm.training.preflight",
+    "embedllm.entry",
+    "peft",
+    "pytest",
+    "sklearn.linear_model",
+    "torch.distributed.tensor",
+    "transformers.models.opt.modeling_opt",
+)
 _PAGE: Final = struct.Struct("<3i")
 _DEADLINE_SECONDS: Final = 300.0
 
@@ -200,7 +212,7 @@ class Starter:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["imported_ahead"])
+        self._context.set_forkserver_preload(list(_IMPORTED_AHEAD))
 
     def start(
         self, folder: Path, *overrides: str, num_ranks: int = 1, pause: Pause | None = None
