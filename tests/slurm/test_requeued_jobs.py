@@ -10,7 +10,7 @@ from documents import documented
 from local_cluster import Cluster
 from tiny_runs import read_weights
 
-_LONG = ("evaluation=none", "trainer.max_steps=300", "trainer.max_epochs=100")
+_LONG = ("evaluation=none", "trainer.max_steps=150", "trainer.max_epochs=100")
 _RARE = "trainer.checkpoint_every_n_steps=100000"
 
 
