@@ -131,20 +131,23 @@ def default_combinations() -> list[Combination]:
 def spread_combinations() -> list[Combination]:
     """Returns quantised bases and several processes."""
     opt, _ = MODELS
-    # ZeRO 3 follows every use of a weight, and may refuse that some are used again.
-    ways = {
-        "ddp": "packs",
-        "deepspeed_zero1": "packs",
-        "deepspeed_zero2": "packs",
-        "deepspeed_zero3": "none",
-        "fsdp2": "packs",
-    }
+    whole = ("ddp", "deepspeed_zero1", "deepspeed_zero2")
+    # Where weights are in pieces, packs that are computed again go another way.
+    ways = [
+        *((name, "packs") for name in whole),
+        *product(("deepspeed_zero3", "fsdp2"), ("none", "packs")),
+    ]
+    quantizations = ("nf4", "int8")
     return [
-        *(Combination(opt, quantization=quantization) for quantization in ("nf4", "int8")),
+        *(Combination(opt, quantization=quantization) for quantization in quantizations),
         *(
             Combination(opt, adapter=adapter, checkpointing=checkpointing, strategy=name)
             for adapter in ("lora", "full")
-            for name, checkpointing in ways.items()
+            for name, checkpointing in ways
+        ),
+        *(
+            Combination(opt, quantization=quantization, strategy="deepspeed_zero3")
+            for quantization in quantizations
         ),
     ]
 

@@ -318,6 +318,19 @@ def test_packs_of_real_texts() -> None:
     assert 0 < half.num_texts < 48
 
 
+def test_work_without_a_prefix() -> None:
+    config = tiny("data.global_batch_size=16", "data.tokens_per_pack=200")
+    work = read_workload(config, read_batch(config), kind="cpu", world_size=1)
+    alone = work.without_prefix()
+    assert work.prefix_tokens > 0
+    assert alone.prefix_tokens == 0
+    # Once for a bin of a trie instead of once for all.
+    bins = sum(pack.rows for pack in work.packs)
+    assert all(pack.num_ends for pack in work.packs)
+    assert alone.trunk_tokens == work.trunk_tokens + (bins - 1) * work.prefix_tokens
+    assert alone.one_pack().packs == alone.packs[:1]
+
+
 def test_resized_work() -> None:
     config = tiny("data.global_batch_size=16", "data.tokens_per_pack=200")
     work = read_workload(config, read_batch(config), kind="cpu", world_size=1)
