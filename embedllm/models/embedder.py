@@ -21,7 +21,7 @@ from embedllm.models.pooling import POOLINGS, last_places
 from embedllm.models.prefix import Prefix, supports_prefix
 from embedllm.models.token_draws import TokenDraws, drawing_by
 from embedllm.models.token_prepending import TokenPrepending
-from embedllm.models.trials import reads_early, takes_tries
+from embedllm.models.trials import Findings, reads_early, takes_tries
 from embedllm.models.trie import TriePack
 
 _log = get_logger(__name__)
@@ -249,18 +249,25 @@ class Embedder(nn.Module):
         is_last = self.pooling == "last" and self._prepending is None
         return is_last and self._takes_masks() and reads_early(self)
 
-    def go_in_step(self, sketch: Embedder, *, may_read_early: bool, may_train_prefix: bool) -> None:
+    @property
+    def findings(self) -> Findings:
+        """What its trunk can do, found by trying."""
+        return Findings(reads_early=self._reads_early, takes_tries=self.can_share_trie)
+
+    def go_in_step(
+        self, findings: Findings, *, may_read_early: bool, may_train_prefix: bool
+    ) -> None:
         """Says that the trunk's weights are spread over ranks, from before the first pass on.
 
         Args:
-            sketch: An embedder of the same kind whose weights are whole: what the trunk can do is
-                found by trying, and a try that fails half way leaves ranks at odds.
+            findings: Those of an embedder of the same kind whose weights are whole: a try that
+                fails half way would leave ranks at odds.
             may_read_early: Whether the last layer may still run in two parts.
             may_train_prefix: Whether gradients may enter a layer by its keys and values, as those
                 of a shared prefix do.
         """
-        self._reads_early = sketch._reads_early
-        self.can_share_trie = sketch.can_share_trie
+        self._reads_early = findings.reads_early
+        self.can_share_trie = findings.takes_tries
         self.in_step = is_joined()
         self.may_read_early = may_read_early
         self.may_train_prefix = may_train_prefix

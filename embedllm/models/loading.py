@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -78,9 +79,11 @@ def load_encoder(
         normalize=model.normalize,
         token_prepending_layers=model.token_prepending_layers,
     )
-    sketch = None
+    findings = None
     if spreading is not None:
-        sketch = build(sketch_trunk(model, cache_dir, device=device)).eval()
+        findings = build(sketch_trunk(model, cache_dir, device=device)).eval().findings
+        # A module and its hooks hold each other, and with them the sketch's weights.
+        gc.collect()
     trunk = load_trunk(
         model,
         cache_dir,
@@ -90,11 +93,11 @@ def load_encoder(
         shard=None if spreading is None else spreading.shard,
     )
     embedder = build(trunk).eval()
-    if spreading is not None and sketch is not None:
+    if spreading is not None and findings is not None:
         if spreading.start is not None:
             spreading.start(trunk)
         embedder.go_in_step(
-            sketch,
+            findings,
             may_read_early=spreading.may_read_early,
             may_train_prefix=spreading.may_train_prefix,
         )

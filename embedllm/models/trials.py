@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -22,6 +23,19 @@ _TOLERANCE: Final = 0.1
 _ROWS: Final = [[5, 6, 7], [5, 6, 8, 7], [5, 9]]
 # What libraries raise for arguments or shapes that they do not take.
 _REFUSALS: Final = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, StopIteration)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a trunk was found to be able to do.
+
+    Attributes:
+        reads_early: See `reads_early`.
+        takes_tries: See `takes_tries`.
+    """
+
+    reads_early: bool
+    takes_tries: bool
 
 
 def takes_tries(embedder: Embedder) -> bool:

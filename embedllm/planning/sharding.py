@@ -197,13 +197,8 @@ class Spread:
             return self.whole_weights + block
         if self.quantization != "none":
             # Quantised blocks are cut when all of them are there.
-            return self._sketch + self.whole_weights + block
-        return self._sketch + self.weights + block
-
-    @property
-    def _sketch(self) -> int:
-        """Bytes of the model of one layer that shows how the one in pieces computes."""
-        return self.inventory.outside.bytes + self.inventory.layer.bytes
+            return self.whole_weights + block
+        return self.weights + block
 
     @property
     def gradients(self) -> int:
@@ -285,8 +280,7 @@ class Spread:
             at_tables = _TABLES_REDUCED[kind] * outside
             # From the first pack's backward pass to the end of the last one's.
             among_layers += outside if step.waiting else 0
-        sketch = self._sketch if self.world_size > 1 else 0
-        return sketch + max(among_layers, at_tables) - states
+        return max(among_layers, at_tables) - states
 
     @property
     def offloaded(self) -> int:
