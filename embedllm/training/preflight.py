@@ -45,8 +45,9 @@ def settle(config: TrainConfig, root: Path) -> TrainConfig:
         )
     trainer = replace(config.trainer, devices=per_node, num_nodes=rank.num_nodes)
     placed = replace(config, trainer=trainer)
-    hardware = _this_machine(device, per_node)
-    if config.strategy.name == "auto":
+    is_auto = config.strategy.name == "auto"
+    hardware = _this_machine(device, per_node, is_measured=is_auto)
+    if is_auto:
         choice = choose_strategy(placed, hardware)
         data = replace(config.data, tokens_per_pack=choice.tokens_per_pack)
         placed = replace(placed, strategy=choice.strategy, trainer=choice.trainer, data=data)
@@ -69,10 +70,12 @@ def settle(config: TrainConfig, root: Path) -> TrainConfig:
     return replace(config, strategy=placed.strategy, trainer=trainer, data=placed.data)
 
 
-def _this_machine(device: torch.device, per_node: int) -> Hardware:
-    # Rates are not asked for here, and measuring them takes its time.
+def _this_machine(device: torch.device, per_node: int, *, is_measured: bool) -> Hardware:
+    """Returns this machine's devices; their rates, which take a second, where ways are compared."""
     kind = "cuda" if device.type == "cuda" else "cpu"
-    config = HardwareConfig(name="this machine", kind=kind, bf16_tflops=1.0, fp32_tflops=1.0)
+    config = HardwareConfig(name="this machine", kind=kind)
+    if not is_measured:
+        config = replace(config, bf16_tflops=1.0, fp32_tflops=1.0)
     return resolve_hardware(config, devices=per_node)
 
 
