@@ -44,7 +44,7 @@ from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.planning.planner import build_planner
 from embedllm.planning.ways import CHOICES
 from embedllm.ranks import current_rank
-from embedllm.training import runner
+from embedllm.training import fit, runner
 
 GIB = 2**30
 STEPS = 2
@@ -281,14 +281,14 @@ def run_child(overrides: Sequence[str], record: Path) -> None:
         "run_name=run",
     ]
     config = to_typed(composed("train", [*overrides, *steps]))
-    build_trainer = runner._build_trainer
+    build_trainer = fit._build_trainer
 
     def build(*arguments: Any) -> pl.Trainer:
         trainer = build_trainer(*arguments)
         trainer.callbacks.append(_NotePeak(record))  # type: ignore[attr-defined]
         return trainer
 
-    runner._build_trainer = build
+    fit._build_trainer = build
     # As train.py does.
     is_library_with_group = config.strategy.name in ("deepspeed", "fsdp2")
     with joined(timeout_seconds=60, even_alone=is_library_with_group):

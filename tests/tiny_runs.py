@@ -21,7 +21,7 @@ from torch import Tensor
 
 from embedllm.config import EvaluateConfig, TrainConfig
 from embedllm.entry import CONF_DIR, register, to_typed
-from embedllm.training import runner
+from embedllm.training import fit
 from embedllm.training.runner import TrainResult, train
 
 REPOSITORY = CONF_DIR.parent
@@ -77,7 +77,7 @@ def train_tiny(output_dir: Path, *overrides: str) -> TrainResult:
 @contextmanager
 def extra_callback(callback: pl.Callback, *, is_first: bool = False) -> Iterator[None]:
     """Gives trainings in the block one more callback, before or behind all others."""
-    build_trainer = runner._build_trainer
+    build_trainer = fit._build_trainer
 
     def build(*args: Any) -> pl.Trainer:
         trainer = build_trainer(*args)
@@ -86,7 +86,7 @@ def extra_callback(callback: pl.Callback, *, is_first: bool = False) -> Iterator
         return trainer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner, "_build_trainer", build)
+        patch.setattr(fit, "_build_trainer", build)
         yield
 
 

@@ -130,7 +130,7 @@ def run_train_py(
 def _mark_phases(page: Page) -> None:
     import pytorch_lightning as pl
 
-    from embedllm.training import runner
+    from embedllm.training import fit, runner
     from embedllm.training.callbacks.dev_score import DevScore
     from embedllm.training.callbacks.step_seed import StepSeed
 
@@ -173,7 +173,7 @@ def _mark_phases(page: Page) -> None:
     patch.setattr(DevScore, "_score", rising)
     mark(DevScore, "_score", "evaluation")
     mark(runner, "score_and_record", "evaluation")
-    mark(runner, "save_adapter", "adapter")
+    mark(fit, "save_adapter", "adapter")
 
 
 @dataclass(frozen=True)

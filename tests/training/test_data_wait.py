@@ -24,7 +24,7 @@ from embedllm.errors import DataError
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.prompts.template import build_prompt
 from embedllm.prompts.tokenize import tokenize
-from embedllm.training import runner
+from embedllm.training import fit
 from embedllm.training.runner import TrainResult
 
 WAIT_SECONDS = 0.5
@@ -54,7 +54,7 @@ def tokenized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         texts.extend(sentences)
         return tokenize(sentences, **options)
 
-    monkeypatch.setattr(runner, "tokenize", remember)
+    monkeypatch.setattr(fit, "tokenize", remember)
     return texts
 
 
@@ -105,7 +105,7 @@ def test_table_and_prefetch_change_no_bit(tmp_path: Path, monkeypatch: pytest.Mo
             yield function(item)
 
     result = _train(tmp_path / "a", *TWO_EPOCHS)
-    monkeypatch.setattr(runner, "build_loader", build_plain)
+    monkeypatch.setattr(fit, "build_loader", build_plain)
     monkeypatch.setattr(loader_module, "prefetch", one_by_one)
     expected = _train(tmp_path / "b", *TWO_EPOCHS)
     assert have_equal_weights(result.adapter, expected.adapter)

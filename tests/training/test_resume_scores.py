@@ -86,14 +86,14 @@ def test_killed_before_the_adapter_is_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: FinishedRun
 ) -> None:
     # The training is over and its last checkpoint written: there is no step left to do.
-    fit = runner._fit
+    fit = runner.fit
 
     def fit_and_die(*args: Any) -> Path:
         fit(*args)
         raise Death
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner, "_fit", fit_and_die)
+        patch.setattr(runner, "fit", fit_and_die)
         with pytest.raises(Death):
             train_tiny(tmp_path)
     result = train_tiny(tmp_path)
