@@ -57,8 +57,9 @@ def _kill_at(
 def _note(tally: Tally, fault: str, deaths: Sequence[tuple[Death, Path]], lost: int) -> None:
     for death, _ in deaths:
         assert death.steps_lost <= EVERY
-        name = f"{fault}, in {'writing' if death.phase == 'adapter' else death.phase}"
-        tally.add(name.replace("in checkpoint", "in writing"), steps_lost=[death.steps_lost])
+        phase = "writing" if death.phase in ("adapter", "checkpoint") else death.phase
+        name = f"{fault}, in {phase}"
+        tally.add(name, steps_lost=[death.steps_lost])
     tally.rows[name].data_lost += lost
     assert lost == 0
 
