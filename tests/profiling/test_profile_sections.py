@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import ModelFactory
 
-from embedllm.models import checkpointing, embedder, encoder, prefix
+from embedllm.models import checkpointing, embed_rows, encoder, prefix
 from embedllm.profiling.observers import Observer
 from embedllm.profiling.sections import Part, Sections, instrumented, replaced
 
@@ -130,11 +130,11 @@ def test_a_replaced_function_comes_back(is_own: bool) -> None:
 
 def _engine() -> list[object]:
     return [
-        embedder.compute_prefix,
+        embed_rows.compute_prefix,
         encoder.compute_prefix,
         prefix.compute_prefix,
         encoder.tokenize_rows,
-        embedder.recomputed,
+        embed_rows.recomputed,
         checkpointing.checkpoint,
     ]
 

@@ -215,7 +215,8 @@ def test_a_disk_that_refuses_is_one_message(
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(store.os, "fsync", refuse)
-    message = rf"{os.strerror(number)}.*is still there; make room, or set paths\.results_dir"
+    advice = r"is still there, and the same command stores it; make room, or set paths\.results_dir"
+    message = f"{os.strerror(number)}.*{advice}"
     with pytest.raises(ResultError, match=message):
         append_result(tmp_path, make_record(seed=1))
     assert list(tmp_path.iterdir()) == before

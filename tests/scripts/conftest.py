@@ -13,11 +13,12 @@ from tiny_runs import REPOSITORY, train_tiny
 
 
 def _snapshot(folder: Path) -> dict[Path, bytes]:
-    """Returns every saved file but logs and Hydra's notes, which a new start may write."""
+    """Returns every saved file but what a new start writes: logs, notes, why the last one ended."""
     return {
         path: path.read_bytes()
         for path in folder.rglob("*")
         if path.is_file() and path.suffix != ".log" and ".hydra" not in path.parts
+        if path.name != "failure.json"
     }
 
 
