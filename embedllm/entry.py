@@ -46,6 +46,7 @@ from embedllm.errors import ConfigError, EmbedllmError, PeerError, PreemptedErro
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, process_number
 from embedllm.preemption import leave, stop_requests
+from embedllm.ranks import left_at_once
 from embedllm.run_state import failures_since, read_failure, recorded_failure
 from embedllm.secrets import redact, refuse_secrets
 
@@ -98,7 +99,7 @@ def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     a bug and keeps its traceback.
     """
     command = _Command(config_name, sys.argv[1:])
-    with stop_requests():
+    with left_at_once(), stop_requests():
         try:
             _run(config_name, task, command)
         except PreemptedError as error:
