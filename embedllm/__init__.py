@@ -1,3 +1,10 @@
 """embedllm turns decoder LLMs into sentence embedders: prompt, contrastive LoRA, evaluation."""
 
-__version__ = "0.1.0"
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    # Made from git tags when it was installed (setuptools-scm).
+    __version__ = version("embedllm")
+except PackageNotFoundError:
+    # A checkout on the path that nobody installed.
+    __version__ = "0+unknown"

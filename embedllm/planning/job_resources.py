@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+from embedllm import program
 from embedllm.config import HardwareConfig, TrainConfig
 from embedllm.errors import ConfigError
 from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
@@ -65,7 +66,7 @@ def job_resources(config: TrainConfig, hardware_config: HardwareConfig) -> JobRe
     raise ConfigError(
         f"{config.model.name} with strategy={config.strategy.title} does not fit {counts[-1]} x "
         f"{hardware_config.name}; use another strategy or model.quantization, or a smaller model "
-        "(python -m embedllm plan shows what fits)"
+        f"({program.shown('plan')} shows what fits)"
     )
 
 

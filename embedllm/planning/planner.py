@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from embedllm import program
 from embedllm.config import (
     PlanConfig,
     PlanOptionsConfig,
@@ -406,7 +407,7 @@ def choose_strategy(
         f"{config.model.name} does not fit {planner.world_size} x {hardware.name} in any way; the "
         f"nearest, {nearest.way}, is {nearest.problem}. Use more devices, another "
         "model.quantization, a smaller data.tokens_per_pack or a smaller model "
-        "(python -m embedllm plan shows what fits)"
+        f"({program.shown('plan')} shows what fits)"
     )
 
 
