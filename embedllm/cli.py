@@ -43,6 +43,9 @@ COMMANDS: dict[str, Command] = {
     "encode": Command(
         "embedllm.encoding.command:run_encode", "write the vectors of files of any size"
     ),
+    "export": Command(
+        "embedllm.export.command:run_export", "write an adapter as a folder that others load"
+    ),
     "profile": Command(
         "embedllm.profiling.command:run_profile", "show where a step's time and memory go"
     ),

@@ -31,6 +31,7 @@ from embedllm.config import (
     DemonstrationsConfig,
     EncodeConfig,
     EvaluateConfig,
+    ExportConfig,
     LayersConfig,
     PlanConfig,
     ProfileConfig,
@@ -41,6 +42,7 @@ from embedllm.config import (
     flatten,
 )
 from embedllm.config.checks import plain_name
+from embedllm.config.options import CONF_DIR, default_cache_dir, option_names
 from embedllm.errors import ConfigError, EmbedllmError, PeerError, PreemptedError
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, process_number
@@ -52,7 +54,6 @@ __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
 
 _log = get_logger(__name__)
 
-CONF_DIR = program.conf_dir()
 _SCHEMAS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -60,6 +61,7 @@ _SCHEMAS: dict[str, type[Any]] = {
     "demonstrations": DemonstrationsConfig,
     "layers": LayersConfig,
     "encode": EncodeConfig,
+    "export": ExportConfig,
     "profile": ProfileConfig,
     "plan": PlanConfig,
     "results": ResultsConfig,
@@ -290,7 +292,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
         if error.missing_cfg_file == "hydra/sweeper/optuna":
             return "this sweep searches by Optuna; pip install 'embedllm[optuna]' brings it"
         # Hydra's own groups come with plug-ins too, so their message is left to Hydra.
-        if group != "hydra" and (options := _options_of(group)):
+        if group != "hydra" and (options := option_names(group)):
             return _describe_unknown_option(group, option, options)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).split("\nConfig search path:")[0].strip()
@@ -329,12 +331,6 @@ def _describe_unknown_key(key: str, owner: Any) -> str:
     return f"unknown key {key!r}{hint}\nallowed at {place}: {', '.join(allowed)}"
 
 
-def _options_of(group: str) -> list[str]:
-    """Returns the options of a group in `conf/`; Hydra would leave out those in folders."""
-    folder = CONF_DIR / group
-    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
-
-
 def _describe_unknown_option(group: str, option: str, options: list[str]) -> str:
     near = difflib.get_close_matches(option, options, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
@@ -349,7 +345,7 @@ def _data_dir(relative: str = "") -> str | None:
 
 def _cache_dir() -> str:
     """Resolver `${cache_dir:}`: EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
-    return os.environ.get("EMBEDLLM_CACHE_DIR") or str(Path.home() / ".cache" / "embedllm")
+    return str(default_cache_dir())
 
 
 def _plain_name(name: object) -> str:

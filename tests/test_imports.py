@@ -33,6 +33,7 @@ NEVER = {"losses": {"models"}, "data": {"models", "losses"}}
 # Modules that start everything. Every other module beside the packages is shared: all may import
 # it, and it imports only shared ones.
 ENTRY_POINTS = (
+    "embedllm/__init__.py",
     "train.py",
     "evaluate.py",
     "embedllm/entry.py",
