@@ -26,11 +26,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from embedllm import multirun
+from embedllm import multirun, program
 from embedllm.config import (
     DemonstrationsConfig,
     EncodeConfig,
     EvaluateConfig,
+    ExportConfig,
     LayersConfig,
     PlanConfig,
     ProfileConfig,
@@ -61,6 +62,7 @@ _SCHEMAS: dict[str, type[Any]] = {
     "demonstrations": DemonstrationsConfig,
     "layers": LayersConfig,
     "encode": EncodeConfig,
+    "export": ExportConfig,
     "profile": ProfileConfig,
     "plan": PlanConfig,
     "results": ResultsConfig,
@@ -83,6 +85,7 @@ def register() -> None:
     ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("as_called", program.as_called, replace=True)
     OmegaConf.register_new_resolver("plain_name", _plain_name, replace=True)
 
 
@@ -115,11 +118,9 @@ class _Command:
     run_name: str | None = None
 
     def __str__(self) -> str:
-        is_script = self.name in ("train", "evaluate")
-        program = [f"{self.name}.py"] if is_script else ["-m", "embedllm", self.name]
         is_named = self.run_name is None or any(w.startswith("run_name=") for w in self.words)
         name = [] if is_named else [f"run_name={self.run_name}"]
-        return shlex.join(["python", *program, *self.words, *name])
+        return shlex.join([*program.words(self.name), *self.words, *name])
 
 
 def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Command) -> None:

@@ -7,6 +7,7 @@ from embedllm.config.demonstrations import (
     EndpointConfig,
 )
 from embedllm.config.encode import EncodeConfig
+from embedllm.config.export import ExportConfig
 from embedllm.config.fingerprint import (
     describe_differences,
     fingerprint,
@@ -53,6 +54,7 @@ __all__ = [
     "EndpointConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "HalvingConfig",
     "HardwareConfig",
     "LayersConfig",

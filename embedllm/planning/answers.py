@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
+from embedllm import program
 from embedllm.config import (
     PlanConfig,
     PlanOptionsConfig,
@@ -168,7 +169,7 @@ def choose_strategy(
         f"{config.model.name} does not fit {planner.world_size} x {hardware.name} in any way; the "
         f"nearest, {nearest.way}, is {nearest.problem}. Use more devices, another "
         "model.quantization, a smaller data.tokens_per_pack or a smaller model "
-        "(python -m embedllm plan shows what fits)"
+        f"({program.shown('plan')} shows what fits)"
     )
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+from embedllm import program
 from embedllm.config import HardwareConfig, TrainConfig
 from embedllm.errors import ConfigError
 from embedllm.planning.answers import choose_strategy, estimate_training
@@ -66,7 +67,7 @@ def job_resources(config: TrainConfig, hardware_config: HardwareConfig) -> JobRe
     raise ConfigError(
         f"{config.model.name} with strategy={config.strategy.title} does not fit {counts[-1]} x "
         f"{hardware_config.name}; use another strategy or model.quantization, or a smaller model "
-        "(python -m embedllm plan shows what fits)"
+        f"({program.shown('plan')} shows what fits)"
     )
 
 

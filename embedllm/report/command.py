@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from embedllm import program
 from embedllm.config import ReportConfig
 from embedllm.errors import CheckpointError, ConfigError, ResultError
 from embedllm.files import write_atomically
@@ -41,8 +42,8 @@ def run_report(config: ReportConfig, invocation: Invocation) -> None:
     results = _read_store(store, strict=config.strict)
     if not results:
         raise ResultError(
-            f"the results store {store} is empty; evaluate.py and train.py fill it, and "
-            "paths.results_dir says where it is"
+            f"the results store {store} is empty; {program.shown('evaluate')} and "
+            f"{program.shown('train')} fill it, and paths.results_dir says where it is"
         )
     searches = read_searches(Path(config.searches), strict=config.strict)
     report = build_rows(results)

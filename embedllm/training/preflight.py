@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from embedllm import program
 from embedllm.config import HardwareConfig, TrainConfig
 from embedllm.errors import ConfigError
 from embedllm.log import get_logger
@@ -88,7 +89,7 @@ def _check_memory(config: TrainConfig, candidate: Candidate, hardware: Hardware)
         f"{candidate.memory.total / GIB:.1f} GiB by estimate, and there are "
         f"{hardware.memory / GIB:.1f} for each process ({candidate.problem}); use strategy=auto, "
         "more trainer.devices, model.quantization=nf4 or a smaller model "
-        "(python -m embedllm plan shows what fits)"
+        f"({program.shown('plan')} shows what fits)"
     )
     # States can be computed again, packs be smaller; weights have to be somewhere.
     if candidate.memory.weights > hardware.memory:
