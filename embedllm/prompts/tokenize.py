@@ -66,6 +66,30 @@ def tokenize_rows(
     Raises:
         ConfigError: As `tokenize`, and when the tokenizer cannot tell where its tokens lie.
     """
+    return cut_and_tokenize(
+        sentences, tokenizer=tokenizer, prompt=prompt, max_length=max_length
+    ).rows
+
+
+class Finished(NamedTuple):
+    """What is left of each sentence after clean-up and cutting, and the tokens of its prompt."""
+
+    sentences: list[str]
+    rows: list[Row]
+
+
+def cut_and_tokenize(
+    sentences: Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_length: int | None = None,
+) -> Finished:
+    """Returns what `tokenize_rows` does, with the sentences that the prompts were filled with.
+
+    Raises:
+        ConfigError: As `tokenize_rows`.
+    """
     cleaned = [prompt.clean(sentence) for sentence in sentences]
     check_unicode(cleaned)
     if prompt.max_sentence_tokens is not None:
@@ -74,7 +98,7 @@ def tokenize_rows(
     rows = _encode(prompt, cleaned, tokenizer, head)
     if max_length is not None:
         _fit(rows, cleaned, tokenizer, prompt, max_length)
-    return rows
+    return Finished(cleaned, rows)
 
 
 def prepended_position(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -214,7 +238,7 @@ def _fit(
     prompt: Prompt,
     max_length: int,
 ) -> None:
-    """Cuts, in place, the sentences whose prompts exceed the positions that the model has."""
+    """Cuts, in place, sentences whose prompts exceed the model's positions, and their rows."""
     too_long = [i for i, row in enumerate(rows) if len(row.ids) > max_length]
     if not too_long:
         return
@@ -236,7 +260,8 @@ def _fit(
     )
     while too_long:
         shorter = _cut([cleaned[i] for i in too_long], tokenizer, [budget] * len(too_long))
-        for i, row in zip(too_long, _encode(prompt, shorter, tokenizer, head), strict=True):
-            rows[i] = row
+        shorter_rows = _encode(prompt, shorter, tokenizer, head)
+        for i, text, row in zip(too_long, shorter, shorter_rows, strict=True):
+            cleaned[i], rows[i] = text, row
         too_long = [i for i in too_long if len(rows[i].ids) > max_length]
         budget -= 1
