@@ -59,6 +59,9 @@ COMMANDS: dict[str, Command] = {
         "embedllm.report.command:run_report",
         "make the page of all results, beside the published numbers",
     ),
+    "demo": Command(
+        "embedllm.demo.command:run_demo", "open a page to compare, search and look inside a model"
+    ),
 }
 
 

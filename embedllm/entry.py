@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from embedllm import multirun, program
 from embedllm.config import (
+    DemoConfig,
     DemonstrationsConfig,
     EncodeConfig,
     EvaluateConfig,
@@ -67,7 +68,10 @@ _SCHEMAS: dict[str, type[Any]] = {
     "plan": PlanConfig,
     "results": ResultsConfig,
     "report": ReportConfig,
+    "demo": DemoConfig,
 }
+# What a command's key is called on its command line, where Hydra has a group of that name.
+_SHORT_KEYS = {"report": ("sweep", "sweep_folder"), "demo": ("adapter", "adapter_path")}
 
 
 def register() -> None:
@@ -184,9 +188,10 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
     try:
         if is_training:
             sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
-        if config_name == "report":
+        if config_name in _SHORT_KEYS:
             # Hydra takes the name of a folder in conf/ for a group, never for a key.
-            sys.argv[1:] = [re.sub("^sweep=", "sweep_folder=", a) for a in sys.argv[1:]]
+            short, key = _SHORT_KEYS[config_name]
+            sys.argv[1:] = [re.sub(f"^{short}=", f"{key}=", a) for a in sys.argv[1:]]
         _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)

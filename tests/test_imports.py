@@ -27,7 +27,7 @@ ORDER = (
 # Shared by all; it imports only the shared modules.
 SHARED = ("config",)
 # Beside the order: they may import all of it but `training`, and not one another.
-BESIDE = ("export", "report")
+BESIDE = ("export", "report", "demo")
 # Exceptions from the order: these know plain values only.
 NEVER = {"losses": {"models"}, "data": {"models", "losses"}}
 # Modules that start everything. Every other module beside the packages is shared: all may import
