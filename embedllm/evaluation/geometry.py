@@ -1,8 +1,8 @@
 """Alignment and uniformity of vectors on the sphere (Wang and Isola 2020, arXiv 2005.10242).
 
-Both are of vectors with length 1, and both are better the lower they are: alignment is how far apart
-sentences of one meaning lie, uniformity how unevenly all of them fill the sphere. As in SimCSE (Gao
-et al. 2021, section 6) the positive pairs are those of STS-B with a high gold score.
+Both are of vectors with length 1, and both are better the lower they are: alignment is how far
+apart sentences of one meaning lie, uniformity how unevenly all of them fill the sphere. As in
+SimCSE (Gao et al. 2021, section 6) the positive pairs are those of STS-B with a high gold score.
 """
 
 from __future__ import annotations
