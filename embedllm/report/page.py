@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from embedllm.report.cells import MARK
+from embedllm.report.geometry_section import geometry_blocks
 from embedllm.report.markdown import escape, link
 from embedllm.report.published import Published
 from embedllm.report.rows import ReportRows
@@ -34,6 +35,7 @@ def build_page(
         *comparison_blocks(report, published),
         *later_blocks(report, published),
         *transfer_blocks(report, published),
+        *geometry_blocks(report.rows),
         *search_blocks(searches, _titles_of(report)),
         *run_blocks(report),
         *_published_blocks(published),
