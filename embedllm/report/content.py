@@ -68,9 +68,7 @@ def read_tables(config: ReportConfig) -> TableContent:
             "paths.results_dir says where it is"
         )
     searches = read_searches(Path(config.searches), strict=config.strict)
-    return TableContent(
-        show_folder(store), build_rows(results), tuple(searches), load_published()
-    )
+    return TableContent(show_folder(store), build_rows(results), tuple(searches), load_published())
 
 
 def read_page(config: ReportConfig, tables: TableContent) -> PageContent:

@@ -110,10 +110,10 @@ def _parse_speed(name: str, kind: str, record: Mapping[str, Any]) -> SpeedRecord
         # Each sentence once, or as often as an evaluator passes it.
         parts = [f"encode {number} sentences"]
         parts += ["each once"] * (record["num_distinct"] == number)
-        parts += ["behind a demonstration"] * bool(record["demonstration"])
+        parts += ["demonstration"] * bool(record["demonstration"])
         what = ", ".join(parts)
     else:
-        what = f"one training step of {record['num_triplets']} triplets"
+        what = f"training step, {record['num_triplets']} triplets"
     return SpeedRecord(
         name=name,
         kind=kind,

@@ -45,7 +45,7 @@ def read_ranking(path: Path) -> tuple[Candidate, ...]:
         return ()
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file, strict=True)
-        found = []
+        found: list[Candidate] = []
         for row in rows:
             if len(found) == _MAX_CANDIDATES:
                 raise ValueError(f"{path} has more than {_MAX_CANDIDATES} candidates")

@@ -17,6 +17,7 @@ from embedllm.log import get_logger
 from embedllm.report.cells import title_of
 from embedllm.report.markdown import code, escape
 from embedllm.report.rankings import Candidate, read_ranking
+from embedllm.report.rows import ReportRows
 from embedllm.report.settings import shorten_model
 
 _MAX_FAULT_CHARACTERS: Final = 160
@@ -93,6 +94,14 @@ def search_blocks(searches: Sequence[StoredSearch], titles: Mapping[str, str]) -
         model = titles.get(name, shorten_model(name))
         yield f"### {escape(f'{model}, {dtype}: {search.path.stem}')}"
         yield "\n".join(f"- {line}" for line in _describe(search))
+
+
+def titles_of(report: ReportRows) -> dict[str, str]:
+    """Returns what the page calls a model, without the type of its weights, by its full name."""
+    return {
+        str(facts["model"]["name"]): title.rpartition(f", {facts['dtype']}")[0] or title
+        for title, facts in report.models.items()
+    }
 
 
 def _describe(search: StoredSearch) -> Iterator[str]:

@@ -8,7 +8,7 @@ have one size on a screen and on a phone.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, Final
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Where a text may stand beside a point, best first.
+_SIDES: Final[tuple[tuple[tuple[int, int], dict[str, Any]], ...]] = (
+    ((9, 0), {"ha": "left", "va": "center"}),
+    ((-9, 0), {"ha": "right", "va": "center"}),
+    ((0, 9), {"ha": "center", "va": "bottom"}),
+    ((0, -9), {"ha": "center", "va": "top"}),
+    ((7, 9), {"ha": "left", "va": "bottom"}),
+    ((-7, -9), {"ha": "right", "va": "top"}),
+)
 # Drawn as these, shown as var(--ink) and so on.
 INK: Final = "#010203"
 MUTED: Final = "#010204"
@@ -45,6 +54,8 @@ _XLINK: Final = "http://www.w3.org/1999/xlink"
 _NEEDLESS: Final = re.compile(r"font-family: 'DejaVu Sans'; | transform=\"rotate\(-0 [^)]*\)\"")
 _DECIMALS: Final = re.compile(r"(\d\.\d{2})\d+")
 _POINTS_PER_INCH: Final = 72
+# Characters of a row's name on a phone.
+_LONGEST_ROW: Final = 50
 _STYLE: Final[dict[str, Any]] = {
     "axes.edgecolor": MUTED,
     "axes.facecolor": "none",
@@ -120,7 +131,8 @@ def draw(
         name = f"{key}-{size.width}"
         # The salt makes the names of shapes this picture's own: two pictures may not share them,
         # because the shapes of one that is not shown are not there.
-        with rc_context({**_STYLE, "svg.hashsalt": name}):
+        style: Any = {**_STYLE, "svg.hashsalt": name}
+        with rc_context(style):
             inches = (size.width / _POINTS_PER_INCH, height(size) / _POINTS_PER_INCH)
             figure = Figure(figsize=inches, layout="constrained")
             paint(figure, size)
@@ -136,29 +148,73 @@ def visible(text: str, *, longest: int = 34) -> str:
     return line if len(line) <= longest else f"{line[: longest - 1].rstrip()}\u2026"
 
 
-def label_rows(axes: Axes, names: list[str], size: Size) -> None:
-    """Names the rows 0, 1, ... of a horizontal picture: beside them, on a phone above them."""
+def label_rows(axes: Axes, names: Sequence[str], size: Size) -> None:
+    """Names the rows 0, 1, ... of a horizontal picture: beside them, on a phone above them.
+
+    Args:
+        axes: Where.
+        names: Names; what is behind a line feed is on a line of its own, where there is room.
+        size: How much room there is.
+    """
     axes.set_ylim(len(names) - 0.5, -0.75 if size.is_narrow else -0.5)
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     if not size.is_narrow:
-        axes.set_yticks(range(len(names)), [visible(name, longest=44) for name in names])
+        lines = ["\n".join(visible(part, longest=44) for part in n.split("\n")) for n in names]
+        axes.set_yticks(range(len(names)), lines)
         return
     axes.set_yticks([])
     for place, name in enumerate(names):
+        whole = name.replace("\n", ", ")
+        shown = whole if len(whole) <= _LONGEST_ROW else name.partition("\n")[0]
         axes.annotate(
-            visible(name, longest=46),
-            (0, place - 0.22),
+            visible(shown, longest=_LONGEST_ROW),
+            (0, place - 0.24),
             xycoords=("axes fraction", "data"),
             va="bottom",
             fontsize=11,
         )
 
 
+def place_notes(figure: Figure, axes: Axes, notes: Sequence[tuple[str, float, float]]) -> None:
+    """Writes a text beside every point, on a side where it hides no other text and no point."""
+    for _, x, y in notes:
+        axes.plot(x, y, alpha=0)
+    figure.draw_without_rendering()
+    # From now on nothing moves any more.
+    figure.set_layout_engine("none")
+    room = axes.get_window_extent()
+    points = [axes.transData.transform((x, y)) for _, x, y in notes]
+    taken: list[Any] = []
+    for (text, x, y), point in zip(notes, points, strict=True):
+        best: tuple[int, Any, Any] | None = None
+        for offset, sides in _SIDES:
+            written = axes.annotate(
+                text, (x, y), offset, textcoords="offset points", fontsize=11, **sides
+            )
+            box = written.get_window_extent()
+            hidden = sum(box.overlaps(other) for other in taken)
+            hidden += sum(box.contains(*p) for p in points if p is not point)
+            hidden += not (room.x0 <= box.x0 and box.x1 <= room.x1)
+            if best is not None and best[0] <= hidden:
+                written.remove()
+                continue
+            if best is not None:
+                best[1].remove()
+            best = (hidden, written, box)
+        assert best is not None
+        taken.append(best[2])
+
+
 def note(axes: Axes, text: str, at: tuple[float, float], **how: Any) -> None:
     """Writes a text beside a point; the page gives it a rim that keeps it legible on lines."""
-    style = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 11.5}
+    style: dict[str, Any] = {
+        "xytext": (7, 0),
+        "textcoords": "offset points",
+        "va": "center",
+        "fontsize": 11.5,
+    }
     axes.annotate(text, at, **(style | how))
 
 

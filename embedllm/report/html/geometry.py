@@ -9,7 +9,7 @@ from embedllm.evaluation.geometry import POSITIVE_FROM
 from embedllm.report.cells import name_of, runs_cell
 from embedllm.report.content import PageContent
 from embedllm.report.geometry_section import COMMAND, PAPER, GeometryRow, find_geometry
-from embedllm.report.html.drawing import MARKERS, SERIES, Size, draw, note, visible
+from embedllm.report.html.drawing import MARKERS, SERIES, Size, draw, place_notes, visible
 from embedllm.report.html.parts import Cell, Picture, Section, Table, number, numbers, prose, texts
 from embedllm.report.html.scores import commands_of
 from embedllm.report.markdown import link
@@ -86,22 +86,20 @@ def _paint(figure: Figure, size: Size, found: Sequence[GeometryRow]) -> None:
             markersize=8,
             label=visible(model),
         )
-    low, high = min(e.geometry.uniformity for e in found), max(e.geometry.uniformity for e in found)
-    for each in found:
-        # Names on the right half are written to the left, so none leaves the picture.
-        is_left = each.geometry.uniformity > (low + high) / 2
-        note(
-            axes,
-            visible(_short(each.row.name.text), longest=22 if size.is_narrow else 40),
-            (each.geometry.uniformity, each.geometry.alignment),
-            xytext=(-9 if is_left else 9, 0),
-            ha="right" if is_left else "left",
-            fontsize=11,
-        )
-    axes.margins(x=0.12, y=0.12)
+    axes.margins(x=0.16, y=0.14)
     axes.set_xlabel("uniformity (lower: more evenly spread)")
     axes.set_ylabel("alignment (lower: same meaning closer)")
     figure.legend(loc="outside upper left", ncols=1 if size.is_narrow else 3, borderaxespad=0.1)
+    longest = 24 if size.is_narrow else 40
+    notes = [
+        (
+            visible(_short(each.row.name.text), longest=longest),
+            each.geometry.uniformity,
+            each.geometry.alignment,
+        )
+        for each in found
+    ]
+    place_notes(figure, axes, notes)
 
 
 def _short(name: str) -> str:

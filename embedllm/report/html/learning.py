@@ -43,7 +43,7 @@ def learning_section(content: PageContent) -> Section:
     rows = tuple(row for curve in curves for row in _rows(curve))
     columns = (*texts("run"), *numbers("step"), *texts("what"), *numbers("value"))
     picture = Picture(
-        "Learning curves",
+        f"Loss and dev score: {shown[0].name}" if len(shown) == 1 else "Loss and dev score",
         wide,
         narrow,
         Table("Every point", columns, rows),
@@ -101,6 +101,7 @@ def _paint(figure: Figure, size: Size, curves: Sequence[LearningCurve]) -> None:
     for axes in (loss, dev):
         axes.set_xlabel("optimizer step")
         axes.margins(x=0.08, y=0.16)
+        axes.locator_params(axis="both", nbins=5)
     # A step is a whole number, and both begin where training does.
     loss.set_xlim(left=0)
     dev.set_xlim(loss.get_xlim())

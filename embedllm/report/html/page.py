@@ -43,7 +43,7 @@ def build_html(content: PageContent) -> str:
         published=content.tables.published,
         command=content.command,
         num_results=len(report.runs) + len(report.unused),
-        models=[title for title in report.models],
+        models=list(report.models),
         style=Markup(_read("page.css")),
         script=Markup(_read("page.js")),
         tables_script=Markup(_read_tables_script()),

@@ -5,8 +5,7 @@ All texts are plain; the template escapes them. Only pictures and prose are HTML
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from embedllm.report.markdown import MISSING
@@ -98,6 +97,7 @@ class Section:
         prose: Paragraphs.
         pictures: Pictures.
         tables: Tables behind them.
+        notes: Paragraphs at the end.
         missing: What would be here, and the command that makes it.
     """
 
@@ -106,7 +106,8 @@ class Section:
     prose: tuple[Markup, ...] = ()
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
-    missing: tuple[tuple[str, str], ...] = field(default=())
+    notes: tuple[Markup, ...] = ()
+    missing: tuple[tuple[str, str], ...] = ()
 
 
 def number(value: float | None, digits: int = 2, *, is_best: bool = False) -> Cell:
@@ -134,8 +135,3 @@ def prose(*sentences: str) -> tuple[Markup, ...]:
     # Whatever is in them, no tag gets through.
     reader = MarkdownIt("commonmark", {"html": False})
     return tuple(Markup(reader.renderInline(sentence)) for sentence in sentences)
-
-
-def unique(values: Sequence[str]) -> tuple[str, ...]:
-    """Returns the values without repetitions, in order."""
-    return tuple(dict.fromkeys(values))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from embedllm.report.cells import sources_sentence
 from embedllm.report.content import PageContent
@@ -79,10 +79,12 @@ def scaling_section(content: PageContent) -> Section:
     sentences = (
         "Mean of the seven STS tasks. Filled marks are runs from here, lines are the paper's; of "
         "several demonstrations or adapters the best counts.",
-        sources_sentence(published, tables),
     )
     missing = () if ours else (("Points from here (all seven tasks)", _COMMAND),)
-    return Section("scaling", "Scaling", prose(*sentences), (picture,), missing=missing)
+    notes = prose(sources_sentence(published, tables))
+    return Section(
+        "scaling", "Scaling", prose(*sentences), (picture,), notes=notes, missing=missing
+    )
 
 
 def _find(content: PageContent) -> list[_Ours]:
@@ -92,7 +94,8 @@ def _find(content: PageContent) -> list[_Ours]:
         score = row.value(None)
         if row.kind != "sts" or row.variant != "paper" or way is None or score is None:
             continue
-        key = (row.base, way)
+        # Types of one model's weights are one point.
+        key = (row.base.partition(",")[0], way)
         if row.base in content.sizes and (key not in best or score > best[key].score):
             best[key] = _Ours(row, way, content.sizes[row.base], score)
     return sorted(best.values(), key=lambda each: (each.parameters, each.way, each.row.base))
@@ -130,30 +133,25 @@ def _paint(
             label=visible(f"{family} {how}"),
         )
     for each in ours:
-        style = {"color": SERIES[each.way], "marker": MARKERS[each.way]}
+        style: dict[str, Any] = {"color": SERIES[each.way], "marker": MARKERS[each.way]}
         axes.plot(each.parameters, each.score, linestyle="none", markersize=9, **style)
-    _name_models(axes, ours, size)
-    if not ours:
-        axes.set_xlim(left=1e8)
+    _name_models(axes, ours)
     ticks = {1e8: "100M", 1e9: "1B", 1e10: "10B", 1e11: ""}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
     axes.set_xlim(8e7, 1.1e11)
     axes.set_xlabel("parameters")
     axes.set_ylabel("mean of seven")
+    axes.margins(y=0.08)
     figure.legend(loc="outside upper left", ncols=1 if size.is_narrow else 2, borderaxespad=0.1)
 
 
-def _name_models(axes: Axes, ours: list[_Ours], size: Size) -> None:
-    """Writes the name of a model below its lowest mark."""
-    lowest: dict[int, _Ours] = {}
+def _name_models(axes: Axes, ours: list[_Ours]) -> None:
+    """Writes the name of a model above its highest mark."""
+    highest: dict[int, _Ours] = {}
     for each in ours:
-        if each.parameters not in lowest or each.score < lowest[each.parameters].score:
-            lowest[each.parameters] = each
-    for place, each in enumerate(lowest.values()):
+        if each.parameters not in highest or each.score > highest[each.parameters].score:
+            highest[each.parameters] = each
+    for each in highest.values():
         name = visible(each.row.base.partition(",")[0], longest=18)
-        # Neighbours on a phone: one below the other.
-        drop = -14 - 13 * (place % 2)
-        note(axes, name, (each.parameters, each.score), xytext=(-4, drop), ha="left")
-
-
+        note(axes, name, (each.parameters, each.score), xytext=(-5, 14), ha="left")

@@ -16,10 +16,7 @@ from embedllm.report.markdown import escape
 from embedllm.report.published import PublishedRow
 from embedllm.report.rows import ReportRows, Row, Run, Score
 from embedllm.report.settings import shorten_adapter
-from embedllm.report.statements import has_order, state_order, state_passed
-
-_OURS = "here"
-_PUBLISHED = "published"
+from embedllm.report.statements import has_order, state_order
 
 
 def sts_section(content: PageContent) -> Section:
@@ -30,23 +27,30 @@ def sts_section(content: PageContent) -> Section:
     others = [row for row in rows if row.variant != "paper"]
     names = ("opt_without_demonstration", "opt_with_demonstration", "fine_tuned")
     tables = [published.tables[name] for name in names]
-    lines = _row_lines(usual, [DEV_TASK, *PAPER_TASKS, None])
+    columns: list[str | None] = [DEV_TASK, *PAPER_TASKS, None]
+    lines = _row_lines(usual, columns)
     for table, method in zip(tables, ("PromptEOL", "", "PromptEOL, fine-tuned"), strict=True):
-        lines += [_published_line(row, method, [DEV_TASK, *PAPER_TASKS, None]) for row in table.rows]
+        lines += [_published_line(row, method, columns) for row in table.rows]
     sentences = [
         "100 x Spearman between cosines and human judgements. For STS12 to STS16 one correlation "
         "over the pairs of all subsets of the year together; the mean is over seven tasks, STS-B "
         "dev left out. The best of the rows from here is bold.",
-        *_statements(report, content),
-        sources_sentence(published, tables),
     ]
+    notes = [*_statements(report), sources_sentence(published, tables)]
     found = [Table("STS scores, from here and published", _columns(PAPER_TASKS), tuple(lines))]
     if others:
         caption = "Other protocols; mteb takes the mean over the subsets of a year"
-        lines = _row_lines(others, [DEV_TASK, *PAPER_TASKS, None], has_variant=True)
+        lines = _row_lines(others, columns, has_variant=True)
         found.append(Table(caption, _columns(PAPER_TASKS), tuple(lines)))
     missing = [] if rows else [("STS scores", "python evaluate.py evaluation=sts")]
-    return Section("sts", "STS scores", prose(*sentences), (), tuple(found), tuple(missing))
+    return Section(
+        key="sts",
+        title="STS scores",
+        prose=prose(*sentences),
+        tables=tuple(found),
+        notes=prose(*notes),
+        missing=tuple(missing),
+    )
 
 
 def transfer_section(content: PageContent) -> Section:
@@ -61,11 +65,17 @@ def transfer_section(content: PageContent) -> Section:
     sentences = (
         "Accuracy of a classifier on frozen vectors, in percent; the classifier is named with the "
         "method. Several seeds: mean \u00b1 standard deviation (n - 1).",
-        sources_sentence(published, tables),
     )
     command = "python evaluate.py method=prompteol evaluation=transfer"
     missing = () if rows else (("Transfer scores from here", command),)
-    return Section("transfer", "Transfer tasks", prose(*sentences), (), (table,), missing)
+    return Section(
+        key="transfer",
+        title="Transfer tasks",
+        prose=prose(*sentences),
+        tables=(table,),
+        notes=prose(sources_sentence(published, tables)),
+        missing=missing,
+    )
 
 
 def runs_section(report: ReportRows) -> Section:
@@ -80,27 +90,21 @@ def runs_section(report: ReportRows) -> Section:
     sentences = ["Every result that a row uses, in the order of finishing."]
     if report.unused:
         sentences[0] += f" {len(report.unused)} more are not used, because newer ones replace them."
-    return Section("runs", "Runs", prose(*sentences), (), (table,))
+    return Section("runs", "Runs", prose(*sentences), tables=(table,))
 
 
-def _statements(report: ReportRows, content: PageContent) -> Iterator[str]:
-    """Yields what holds of the paper's claims, model by model."""
-    tables = content.tables.published.tables
+def _statements(report: ReportRows) -> Iterator[str]:
+    """Yields, for every model with all four methods, whether the paper's order holds."""
     rows = [r for r in report.rows if r.kind == "sts" and not r.is_tuned and r.variant == "paper"]
     for base, group in groupby(rows, key=lambda row: row.base):
         found = list(group)
         if has_order(found, None):
             yield f"**{escape(base)}.** {state_order(found, None)}"
-        passed = state_passed(
-            found, tables["opt_without_demonstration"], tables["opt_with_demonstration"]
-        )
-        if has_order(found, None) and passed is not None:
-            yield passed
 
 
 def _columns(tasks: Sequence[str], first: Sequence[str] = (DEV_TASK,)) -> tuple[Column, ...]:
     titles = [name_of(task) for task in (*first, *tasks, None)]
-    return (*texts("model", "method", "from"), *numbers(*titles), Column("runs"))
+    return (*texts("model", "method"), *numbers(*titles), Column("runs"))
 
 
 def _row_lines(
@@ -118,7 +122,7 @@ def _row_lines(
             _score(score, is_best=len(rows) > 1 and row.value(column) == best[column])
             for score, column in zip(scores, columns, strict=True)
         ]
-        lines.append((Cell(row.base), Cell(name), Cell(_OURS), *cells, Cell(runs_cell([row]))))
+        lines.append((Cell(row.base), Cell(name), *cells, Cell(runs_cell([row]))))
     return lines
 
 
@@ -136,7 +140,7 @@ def _published_line(
 ) -> tuple[Cell, ...]:
     how = f'PromptEOL + demonstration "{row.word}"' if row.word else method
     values = [row.mean if column is None else row.scores.get(column) for column in columns]
-    return (Cell(row.name), Cell(how), Cell(_PUBLISHED), *map(number, values), Cell("paper"))
+    return (Cell(row.name), Cell(how), *map(number, values), Cell("paper"))
 
 
 def _run_line(run: Run) -> tuple[Cell, ...]:

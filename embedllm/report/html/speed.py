@@ -43,14 +43,13 @@ def speed_section(content: PageContent) -> Section:
         pictures.append(_plan_picture(found.plan, found.plan_command))
     else:
         missing.append(("The planner's estimates beside what was measured", _PLAN_COMMAND))
-    sentences = (
+    sentences = [
         "The same work with the same vectors or gradients, one contestant after the other on one "
         "machine, so a ratio says more than seconds.",
-    )
+    ] * bool(found.speed)
+    sentences += [_say_accuracy(found.plan)] * bool(found.plan)
     title = "Speed and memory"
-    return Section(
-        "speed", title, prose(*sentences), tuple(pictures), missing=tuple(missing)
-    )
+    return Section("speed", title, prose(*sentences), tuple(pictures), missing=tuple(missing))
 
 
 def _time_picture(records: Sequence[SpeedRecord]) -> Picture:
@@ -88,15 +87,16 @@ def _draw_rows(
     label: str,
     form: str,
 ) -> tuple[Markup, Markup]:
-    names = [f"{record.what} ({record.model})" for record in records]
+    names = [f"{record.what}\n{record.model}" for record in records]
     said = [
-        f"{name}: {', '.join(f'{who} {form.format(v)}' for who, v in each.items())}."
+        f"{name.replace(chr(10), ', ')}: "
+        f"{', '.join(f'{who} {form.format(v)}' for who, v in each.items())}."
         for name, each in zip(names, values, strict=True)
     ]
     return draw(
         key,
         lambda figure, size: _paint_rows(figure, size, names, values, label),
-        height=lambda size: 95 + len(names) * (52 if size.is_narrow else 34),
+        height=lambda size: 95 + len(names) * (52 if size.is_narrow else 42),
         title=label,
         said=" ".join(said),
     )
@@ -155,18 +155,12 @@ def _table(
 
 
 def _plan_picture(rows: Sequence[PlanRow], command: str) -> Picture:
-    off = [abs(row.estimate_bytes / row.measured_bytes - 1) for row in rows]
-    said = (
-        f"{len(rows)} configurations from {min(r.measured_bytes for r in rows) / _GIB:.1f} to "
-        f"{max(r.measured_bytes for r in rows) / _GIB:.1f} GiB; the estimate is off by "
-        f"{sum(off) / len(off):.1%} on average and by {max(off):.1%} at most."
-    )
     wide, narrow = draw(
         "plan",
         lambda figure, size: _paint_plan(figure, size, rows),
         height=lambda size: 420 if size.is_narrow else 430,
         title="Peak memory as planned and as measured",
-        said=said,
+        said=_say_accuracy(rows),
     )
     columns = (*texts("model", "configuration"), *numbers("planned, GiB", "measured, GiB", "ratio"))
     lines = tuple(
@@ -180,7 +174,7 @@ def _plan_picture(rows: Sequence[PlanRow], command: str) -> Picture:
         for row in rows
     )
     return Picture(
-        f"Peak memory as planned and as measured: {said}",
+        "Peak memory, planned and measured",
         wide,
         narrow,
         Table("Every configuration", columns, lines),
@@ -188,13 +182,30 @@ def _plan_picture(rows: Sequence[PlanRow], command: str) -> Picture:
     )
 
 
+def _say_accuracy(rows: Sequence[PlanRow]) -> str:
+    off = [abs(row.estimate_bytes / row.measured_bytes - 1) for row in rows]
+    sizes = [row.measured_bytes / _GIB for row in rows]
+    return (
+        f"The planner's peak memory, over {len(rows)} configurations from {min(sizes):.1f} to "
+        f"{max(sizes):.1f} GiB, is off by {sum(off) / len(off):.1%} on average and by "
+        f"{max(off):.1%} at most."
+    )
+
+
 def _paint_plan(figure: Figure, size: Size, rows: Sequence[PlanRow]) -> None:
     axes = figure.add_subplot()
     every = [v / _GIB for row in rows for v in (row.estimate_bytes, row.measured_bytes)]
-    low, high = min(every) * 0.9, max(every) * 1.1
+    low, high = 0.0, max(every) * 1.08
     axes.plot([low, high], [low, high], color=MUTED, linewidth=1)
-    axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], alpha=0.12,
-                      color=MUTED, linewidth=0, label="within 10%")
+    axes.fill_between(
+        [low, high],
+        [low * 0.9, high * 0.9],
+        [low * 1.1, high * 1.1],
+        alpha=0.12,
+        color=MUTED,
+        linewidth=0,
+        label="within 10%",
+    )
     for place, model in enumerate(dict.fromkeys(row.model for row in rows)):
         axes.plot(
             [row.measured_bytes / _GIB for row in rows if row.model == model],
@@ -204,11 +215,5 @@ def _paint_plan(figure: Figure, size: Size, rows: Sequence[PlanRow]) -> None:
             marker=MARKERS[place % len(MARKERS)],
             label=visible(model),
         )
-    ticks = [t for t in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128) if low <= t <= high]
-    for axis, name in (("x", "measured, GiB"), ("y", "planned, GiB")):
-        axes.set(**{f"{axis}scale": "log", f"{axis}label": name, f"{axis}lim": (low, high)})
-        axes.set(**{f"{axis}ticks": ticks, f"{axis}ticklabels": [f"{t:g}" for t in ticks]})
-    axes.minorticks_off()
+    axes.set(xlim=(low, high), ylim=(low, high), xlabel="measured, GiB", ylabel="planned, GiB")
     figure.legend(loc="outside upper left", ncols=2 if size.is_narrow else 4, borderaxespad=0.1)
-
-

@@ -4,12 +4,13 @@ const address = URL.createObjectURL(new Blob([source], { type: "text/javascript"
 const { default: DataTable } = await import(address);
 URL.revokeObjectURL(address);
 
-const rowsOnAPage = 25;
+// A list that a screen or two can hold is not cut into pages.
+const rowsOnAPage = 60;
 
 function upgrade(table) {
   const numRows = table.tBodies[0].rows.length;
   const isLong = numRows > rowsOnAPage;
-  return new DataTable(table, {
+  const sortable = new DataTable(table, {
     autoWidth: false,
     columnDefs: [{ targets: ".number", type: "num", orderSequence: ["desc", "asc", ""] }],
     language: {
@@ -31,6 +32,12 @@ function upgrade(table) {
     pageLength: rowsOnAPage,
     paging: isLong,
   });
+  // Who has no mouse scrolls a wide table with the arrow keys.
+  const room = table.parentElement;
+  room.tabIndex = 0;
+  room.setAttribute("role", "region");
+  room.setAttribute("aria-label", table.getAttribute("aria-label"));
+  return sortable;
 }
 
 const tables = [];
