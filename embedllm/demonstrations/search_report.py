@@ -95,7 +95,7 @@ def saved_prompt_path(save_as: str | None, invocation: Invocation) -> Path | Non
 def report(outcome: SearchOutcome, invocation: Invocation, saved_path: Path | None) -> None:
     """Writes ranking.csv, summary.json and the prompt, and prints what was found.
 
-    The summary goes to the results store too, under `searches/`.
+    Summary and ranking go to the results store too, under `searches/`.
 
     Args:
         outcome: What was found.
@@ -105,14 +105,17 @@ def report(outcome: SearchOutcome, invocation: Invocation, saved_path: Path | No
     from rich.console import Console
 
     folder = invocation.folder
-    write_atomically(folder / "ranking.csv", format_ranking(outcome).encode())
+    ranking = format_ranking(outcome).encode()
+    write_atomically(folder / "ranking.csv", ranking)
     summary = build_summary(outcome, invocation)
     write_json(folder / "summary.json", summary)
     prompt = format_prompt(outcome, invocation).encode()
     write_atomically(folder / "prompt.yaml", prompt)
     is_saved = saved_path is not None and _save(saved_path, prompt, folder)
     # Where `python -m embedllm report` looks; the same search run again takes its place.
-    write_json(Path(outcome.config.paths.results_dir) / "searches" / f"{folder.name}.json", summary)
+    kept = Path(outcome.config.paths.results_dir) / "searches"
+    write_json(kept / f"{folder.name}.json", summary)
+    write_atomically(kept / f"{folder.name}.csv", ranking)
     console = Console()
     console.print(_build_table(outcome))
     for line in _sentences(outcome):
