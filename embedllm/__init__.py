@@ -1,19 +1,25 @@
 """embedllm turns decoder LLMs into sentence embedders: prompt, contrastive LoRA, evaluation.
 
-Example:
-    >>> from embedllm import SentenceEncoder
-    >>> encoder = SentenceEncoder.load("outputs/first/adapter")
-    >>> vectors = encoder.encode(["A man is riding a horse.", "It is raining."])
+from embedllm import SentenceEncoder
+
+encoder = SentenceEncoder.load("outputs/first/adapter")
+vectors = encoder.encode(["A man is riding a horse.", "It is raining."])
 """
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embedllm.models.encoder import SentenceEncoder
 
-__version__ = "0.1.0"
+try:
+    # Made from git tags when it was installed (setuptools-scm).
+    __version__ = version("embedllm")
+except PackageNotFoundError:
+    # A checkout on the path that nobody installed.
+    __version__ = "0+unknown"
 __all__ = ["SentenceEncoder", "__version__"]
 
 

@@ -26,8 +26,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from embedllm import multirun
+from embedllm import multirun, program
 from embedllm.config import (
+    DemoConfig,
     DemonstrationsConfig,
     EncodeConfig,
     EvaluateConfig,
@@ -47,6 +48,7 @@ from embedllm.errors import ConfigError, EmbedllmError, PeerError, PreemptedErro
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, process_number
 from embedllm.preemption import leave, stop_requests
+from embedllm.ranks import left_at_once
 from embedllm.run_state import failures_since, read_failure, recorded_failure
 from embedllm.secrets import redact, refuse_secrets
 
@@ -66,7 +68,20 @@ _SCHEMAS: dict[str, type[Any]] = {
     "plan": PlanConfig,
     "results": ResultsConfig,
     "report": ReportConfig,
+    "demo": DemoConfig,
 }
+# What a command's key is called on its command line, where Hydra has a group of that name.
+_SHORT_KEYS = {
+    "report": ("sweep", "sweep_folder"),
+    "demo": ("adapter", "adapter_path"),
+    "export": ("adapter", "adapter_path"),
+}
+
+
+def with_full_keys(config_name: str, overrides: list[str]) -> list[str]:
+    """Returns the command line of a command with its short keys written out."""
+    short, key = _SHORT_KEYS.get(config_name, ("", ""))
+    return [re.sub(f"^{short}=", f"{key}=", o) for o in overrides] if short else overrides
 
 
 def register() -> None:
@@ -84,6 +99,7 @@ def register() -> None:
     ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("as_called", program.as_called, replace=True)
     OmegaConf.register_new_resolver("plain_name", _plain_name, replace=True)
 
 
@@ -100,7 +116,7 @@ def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     a bug and keeps its traceback.
     """
     command = _Command(config_name, sys.argv[1:])
-    with stop_requests():
+    with left_at_once(), stop_requests():
         try:
             _run(config_name, task, command)
         except PreemptedError as error:
@@ -116,11 +132,9 @@ class _Command:
     run_name: str | None = None
 
     def __str__(self) -> str:
-        is_script = self.name in ("train", "evaluate")
-        program = [f"{self.name}.py"] if is_script else ["-m", "embedllm", self.name]
         is_named = self.run_name is None or any(w.startswith("run_name=") for w in self.words)
         name = [] if is_named else [f"run_name={self.run_name}"]
-        return shlex.join(["python", *program, *self.words, *name])
+        return shlex.join([*program.words(self.name), *self.words, *name])
 
 
 def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Command) -> None:
@@ -184,9 +198,9 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
     try:
         if is_training:
             sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
-        if config_name == "report":
+        if config_name in _SHORT_KEYS:
             # Hydra takes the name of a folder in conf/ for a group, never for a key.
-            sys.argv[1:] = [re.sub("^sweep=", "sweep_folder=", a) for a in sys.argv[1:]]
+            sys.argv[1:] = with_full_keys(config_name, sys.argv[1:])
         _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)

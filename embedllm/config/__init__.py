@@ -1,6 +1,7 @@
 """The typed configuration: `groups` (the options), `commands` (the roots), `fingerprint`."""
 
 from embedllm.config.commands import EvaluateConfig, LayersConfig, SearchConfig, TrainConfig
+from embedllm.config.demo import DemoConfig
 from embedllm.config.demonstrations import (
     DefinitionsConfig,
     DemonstrationsConfig,
@@ -48,6 +49,7 @@ __all__ = [
     "ColumnsConfig",
     "DataConfig",
     "DefinitionsConfig",
+    "DemoConfig",
     "DemonstrationConfig",
     "DemonstrationsConfig",
     "EncodeConfig",

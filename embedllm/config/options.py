@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 from embedllm.errors import ConfigError
+from embedllm.program import conf_dir
 
 _T = TypeVar("_T")
 
-CONF_DIR: Final = Path(__file__).resolve().parents[2] / "conf"
+CONF_DIR: Final = conf_dir()
 
 
 def default_cache_dir() -> Path:

@@ -18,7 +18,7 @@ from embedllm.prompts.tokenize import leading_special_tokens
 
 _log = get_logger(__name__)
 
-_TEMPLATE: Final = Path(__file__).parent / "card.md"
+_TEMPLATE: Final = Path(__file__).parent / "templates" / "card.md"
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # What transformers users write behind `states`, [L, H].
 _POOL: Final = {
