@@ -91,12 +91,14 @@ def _write_plain_modules(folder: Path, encoder: SentenceEncoder) -> bool:
     if encoder.max_length is not None:
         tokenizer.model_max_length = encoder.max_length
     tokenizer.save_pretrained(folder)
-    output = {"method": "forward", "method_output_name": "last_hidden_state", "format": "flat"}
+    output = {"method": "forward", "method_output_name": "last_hidden_state"}
+    # Texts are taken, and put into messages because those are known.
+    modalities = {"text": output, "message": {**output, "format": "flat"}}
     write_json(
         folder / "sentence_bert_config.json",
         {
             "transformer_task": "feature-extraction",
-            "modality_config": {"message": output},
+            "modality_config": modalities,
             "module_output_name": "token_embeddings",
         },
     )
