@@ -28,7 +28,6 @@ from embedllm.models.adapter_folder import (
     PROBE_FILE,
     PROBE_SENTENCES,
     PROBE_TOLERANCE_OTHER_DTYPE,
-    PROBE_TOLERANCE_SAME_DTYPE,
     AdapterDescription,
 )
 from embedllm.models.backbone import load_tokenizer
@@ -52,6 +51,10 @@ PROBES: Final = (
     "word " * 300,
 )
 """Texts on which every exported folder is compared with the adapter, and one too long for most."""
+
+MERGE_TOLERANCE: Final = 1e-4
+"""Largest difference of vectors of merged weights from the adapter's, relative to their length.
+Merging changes the order of float32 sums: SmolLM2-135M is 4e-6 away."""
 
 TOLERANCE: Final = 1e-5
 """Largest difference of an exported vector from ours, relative to the vector's length: float32
@@ -156,7 +159,7 @@ def _describe_and_load(
 
 def _compare_with_adapter(encoder: SentenceEncoder, expected: np.ndarray, source: Source) -> None:
     distance = relative_distance(encoder.encode(PROBES), expected)
-    tolerance = PROBE_TOLERANCE_SAME_DTYPE
+    tolerance = MERGE_TOLERANCE
     if source.dtype != "float32":
         tolerance = PROBE_TOLERANCE_OTHER_DTYPE
     _log.info("the merged weights (%s) are %.2g from the adapter", source.dtype, distance)
