@@ -8,6 +8,7 @@ from embedllm.config.demonstrations import (
     EndpointConfig,
 )
 from embedllm.config.encode import EncodeConfig
+from embedllm.config.export import ExportConfig
 from embedllm.config.fingerprint import (
     describe_differences,
     fingerprint,
@@ -55,6 +56,7 @@ __all__ = [
     "EndpointConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "HalvingConfig",
     "HardwareConfig",
     "LayersConfig",

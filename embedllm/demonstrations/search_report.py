@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from embedllm import program
 from embedllm.config import DemonstrationConfig, HalvingConfig, PromptConfig, SearchConfig
 from embedllm.config.prompt_file import prompt_to_yaml
 from embedllm.demonstrations.agreement import CLOSE, Agreement
@@ -94,7 +95,7 @@ def saved_prompt_path(save_as: str | None, invocation: Invocation) -> Path | Non
 def report(outcome: SearchOutcome, invocation: Invocation, saved_path: Path | None) -> None:
     """Writes ranking.csv, summary.json and the prompt, and prints what was found.
 
-    The summary goes to the results store too, under `searches/`.
+    Summary and ranking go to the results store too, under `searches/`.
 
     Args:
         outcome: What was found.
@@ -104,14 +105,17 @@ def report(outcome: SearchOutcome, invocation: Invocation, saved_path: Path | No
     from rich.console import Console
 
     folder = invocation.folder
-    write_atomically(folder / "ranking.csv", format_ranking(outcome).encode())
+    ranking = format_ranking(outcome).encode()
+    write_atomically(folder / "ranking.csv", ranking)
     summary = build_summary(outcome, invocation)
     write_json(folder / "summary.json", summary)
     prompt = format_prompt(outcome, invocation).encode()
     write_atomically(folder / "prompt.yaml", prompt)
     is_saved = saved_path is not None and _save(saved_path, prompt, folder)
     # Where `python -m embedllm report` looks; the same search run again takes its place.
-    write_json(Path(outcome.config.paths.results_dir) / "searches" / f"{folder.name}.json", summary)
+    kept = Path(outcome.config.paths.results_dir) / "searches"
+    write_json(kept / f"{folder.name}.json", summary)
+    write_atomically(kept / f"{folder.name}.csv", ranking)
     console = Console()
     console.print(_build_table(outcome))
     for line in _sentences(outcome):
@@ -228,7 +232,7 @@ def format_prompt(outcome: SearchOutcome, invocation: Invocation) -> str:
         f"{task}: {outcome.score:.2f}, without it {outcome.baseline[-1]:.2f}; the best of "
         f"{len(outcome.candidates)}, {method}, {outcome.identity['model']['dtype']}.",
         f"Found with: {_command(used)}",
-        f"python evaluate.py {model} prompt={name}".replace("  ", " "),
+        f"{program.shown('evaluate')} {model} prompt={name}".replace("  ", " "),
     ]
     # A line feed in a name would end the comment.
     comment = "\n".join(f"# {' '.join(line.split())}" for line in lines)
@@ -236,7 +240,7 @@ def format_prompt(outcome: SearchOutcome, invocation: Invocation) -> str:
 
 
 def _command(overrides: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "embedllm", "search", *overrides])
+    return shlex.join([*program.words("search"), *overrides])
 
 
 def _save(path: Path, content: bytes, folder: Path) -> bool:

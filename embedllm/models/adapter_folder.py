@@ -21,6 +21,7 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor, nn
 
+from embedllm import program
 from embedllm.config import AdapterConfig, DemonstrationConfig, ModelConfig, PromptConfig
 from embedllm.distributed import main_only
 from embedllm.errors import AdapterError
@@ -140,7 +141,7 @@ def read_description(folder: Path) -> AdapterDescription:
     if not path.is_file():
         raise AdapterError(
             f"adapter_path={folder} is no adapter folder: it has no {_DESCRIPTION} "
-            "(train.py prints the path of the one it wrote)"
+            f"({program.shown('train')} prints the path of the one it wrote)"
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Literal
 
 from embedllm.errors import ConfigError
 from embedllm.prompts.template import Prompt
-from embedllm.prompts.tokenize import Row, cut_and_tokenize
+from embedllm.prompts.tokenize import (
+    Row,
+    cut_and_tokenize,
+    leading_special_tokens,
+    template_tail,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -77,8 +82,8 @@ def take_apart(
     finished = cut_and_tokenize(
         [sentence], tokenizer=tokenizer, prompt=prompt, max_length=max_length
     )
-    row, kept = finished.rows[0], finished.sentences[0]
-    parts = _parts_of(row, kept, tokenizer=tokenizer, prompt=prompt)
+    row = finished.rows[0]
+    parts, kept = _parts_of(row, finished.sentences[0], tokenizer=tokenizer, prompt=prompt)
     tokens = tuple(
         PromptToken(token_id, token_text(tokenizer, token_id), part)
         for token_id, part in zip(row.ids, parts, strict=True)
@@ -88,17 +93,25 @@ def take_apart(
 
 def _parts_of(
     row: Row, kept: str, *, tokenizer: PreTrainedTokenizerBase, prompt: Prompt
-) -> list[Part]:
-    text = prompt.fill(kept)
-    offsets = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)[
-        "offset_mapping"
-    ]
+) -> tuple[list[Part], str]:
+    """Returns where each token comes from, and what of the sentence is left."""
+    whole = tokenizer(prompt.fill(kept), add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = whole["input_ids"], whole["offset_mapping"]
     copies = prompt.copies(kept)
-    parts: list[Part] = ["special"] * (len(row.ids) - len(offsets))
-    for first, last in offsets:
-        is_inside = any(last > start and first < end for start, end in copies)
-        parts.append("sentence" if is_inside else "template")
-    return parts
+    inside = [any(last > start and first < end for start, end in copies) for first, last in offsets]
+    parts: list[Part] = ["sentence" if is_inside else "template" for is_inside in inside]
+    special: list[Part] = ["special"] * (len(row.ids) - len(ids))
+    # An empty prompt is read at a token that no text stands for.
+    if not ids or (len(row.ids) >= len(ids) and row.ids[-len(ids) :] == ids):
+        return special + parts, kept
+    # Cut at a token, to the model's positions: the template's end stands behind it.
+    num_tail = len(template_tail(prompt, tokenizer))
+    num_head = len(leading_special_tokens(tokenizer))
+    num_left = len(row.ids) - num_tail - num_head
+    (start, _), (_, last) = copies[0], offsets[num_left - 1]
+    head: list[Part] = ["special"] * num_head
+    tail: list[Part] = ["template"] * num_tail
+    return head + parts[:num_left] + tail, kept[: max(last - start, 0)]
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, token_id: int) -> str:

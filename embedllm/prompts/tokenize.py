@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from embedllm.errors import ConfigError, DataError
@@ -239,7 +240,12 @@ def _fit(
     max_length: int,
 ) -> None:
     """Cuts, in place, sentences whose prompts exceed the model's positions, and their rows."""
-    too_long = [i for i, row in enumerate(rows) if len(row.ids) > max_length]
+    is_plain = len(prompt.literals) == 2 and prompt.pool_over == "prompt"
+    # The template's end is there already in a plain prompt that just fits, or nearly: its last
+    # token may be merged with the sentence's. Other libraries cannot tell such a prompt from one
+    # that they cut, so both end alike.
+    limit = max_length if is_plain else max_length + 1
+    too_long = [i for i, row in enumerate(rows) if len(row.ids) >= limit]
     if not too_long:
         return
     head = leading_special_tokens(tokenizer)
@@ -252,12 +258,20 @@ def _fit(
             f"the prompt without a sentence takes {num_template} tokens, but the model has only "
             f"{max_length} positions; shorten prompt.template or prompt.demonstrations"
         )
-    _log.warning(
-        "%d sentences exceed the %d positions of the model and are cut to %d tokens",
-        len(too_long),
-        max_length,
-        budget,
-    )
+    num_cut = sum(len(rows[i].ids) > max_length for i in too_long)
+    if num_cut:
+        _log.warning(
+            "%d sentences exceed the %d positions of the model and are cut to about %d tokens",
+            num_cut,
+            max_length,
+            budget,
+        )
+    if is_plain:
+        tail = template_tail(prompt, tokenizer)
+        for i in too_long:
+            ids = [*rows[i].ids[: max_length - len(tail)], *tail]
+            rows[i] = Row(ids, 0, len(ids))
+        return
     while too_long:
         shorter = _cut([cleaned[i] for i in too_long], tokenizer, [budget] * len(too_long))
         shorter_rows = _encode(prompt, shorter, tokenizer, head)
@@ -265,3 +279,17 @@ def _fit(
             cleaned[i], rows[i] = text, row
         too_long = [i for i in too_long if len(rows[i].ids) > max_length]
         budget -= 1
+
+
+def template_tail(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the tokens in which the finished prompts of any two sentences end.
+
+    With clean-up they begin with the sentence's full stop. Found as sentence-transformers finds
+    the end of a chat template, so that an exported model cuts where this one does.
+    """
+    head = leading_special_tokens(tokenizer)
+    cleaned = [prompt.clean(sentence) for sentence in ("0", "1 2 3 4")]
+    first, second = (row.ids for row in _encode(prompt, cleaned, tokenizer, head))
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return first[len(first) - num_alike :] if num_alike else []
