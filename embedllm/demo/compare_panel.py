@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from nicegui import ui
 
 from embedllm.demo import examples
 from embedllm.demo.inputs import split_lines
 from embedllm.demo.panel import Panel
 from embedllm.demo.render import render_matrix
+
+# Larger tables stand below one another.
+_MAX_BESIDE: Final = 6
 
 
 class ComparePanel(Panel):
@@ -21,12 +26,12 @@ class ComparePanel(Panel):
         ).classes("lead")
         self._text = ui.textarea(
             f"Sentences, one a line (at most {self.config.max_compared})",
-            value="\n".join(examples.COMPARED),
+            value="\n".join(examples.COMPARED[: self.config.max_compared]),
         )
         # One more than is taken, so that what is too long is seen to be too long.
         self._text.props(f"outlined autogrow maxlength={self.config.max_characters + 1}")
         self.run_at_control_enter(self._text)
-        self.add_button("Compare")
+        self.add_button("Compare", keys=("Ctrl", "Enter"))
 
     async def answer(self) -> None:
         """Shows one table for each model."""
@@ -36,5 +41,6 @@ class ComparePanel(Panel):
             *(
                 render_matrix(side.name, sentences, found @ found.T)
                 for side, found in zip(self.sides, vectors, strict=True)
-            )
+            ),
+            is_wide=len(sentences) > _MAX_BESIDE,
         )

@@ -11,7 +11,7 @@ COMPARED: Final = (
     "She is preparing dinner.",
     "The central bank left interest rates unchanged.",
 )
-QUERY: Final = "The price of money stays the same."
+QUERY: Final = "The bank did not change the cost of loans."
 LISTED: Final = (
     "The central bank left interest rates unchanged.",
     "A violinist is tuning her instrument.",

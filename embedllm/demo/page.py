@@ -19,7 +19,7 @@ from embedllm.demo.worker import Worker
 _PARTS: dict[str, type[Panel]] = {
     "Compare": ComparePanel,
     "Search": SearchPanel,
-    "Prompt and words": PromptPanel,
+    "Look inside": PromptPanel,
 }
 
 

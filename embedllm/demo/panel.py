@@ -48,12 +48,17 @@ class Panel:
         """
         raise NotImplementedError
 
-    def add_button(self, text: str) -> None:
-        """Adds the button, and below it the places of message, progress and answer."""
+    def add_button(self, text: str, *, keys: Sequence[str]) -> None:
+        """Adds the button, and below it the places of message, progress and answer.
+
+        Args:
+            text: What it says.
+            keys: Which keys do the same.
+        """
+        hint = " ".join(f"<kbd>{key}</kbd>" for key in keys)
         with ui.element("div").classes("actions"):
             self._button = ui.button(text, on_click=self.run).props("unelevated no-caps")
-            self._button.mark("run")
-            ui.html("<kbd>Ctrl</kbd> <kbd>Enter</kbd>", sanitize=False).classes("hint")
+            ui.html(hint, sanitize=False).classes("hint")
         # Read out as soon as they change.
         self._message = ui.label().props('role="alert"').classes("message")
         self._progress = ui.linear_progress(0, show_value=False).props('aria-label="progress"')
@@ -103,9 +108,15 @@ class Panel:
             vectors.append(np.concatenate(parts))
         return vectors
 
-    def show(self, *pictures: str) -> None:
-        """Replaces the answer by pictures beside one another, as HTML that was escaped."""
+    def show(self, *pictures: str, is_wide: bool = False) -> None:
+        """Replaces the answer by pictures, as HTML in which all values are escaped.
+
+        Args:
+            pictures: One or several.
+            is_wide: Put them below one another instead of side by side where there is room.
+        """
         self.result.clear()
+        self.result.classes(replace="result wide" if is_wide else "result")
         with self.result:
             for picture in pictures:
                 ui.html(picture, sanitize=False)

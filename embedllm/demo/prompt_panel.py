@@ -25,7 +25,7 @@ class PromptPanel(Panel):
         self._text = ui.input("Sentence", value=examples.SENTENCE)
         self._text.props(f"outlined maxlength={self.config.max_sentence_characters + 1}")
         self._text.on("keydown.enter", self.run)
-        self.add_button("Show")
+        self.add_button("Show", keys=("Enter",))
 
     async def answer(self) -> None:
         """Shows the tokens and the words of each model."""
@@ -42,7 +42,7 @@ class PromptPanel(Panel):
                 words.append(render_words(side.name, await self.worker.run(ask)))
         if words:
             pictures.append(render("answers.html", columns=words, num_sides=len(words)))
-        self.show(*pictures)
+        self.show(*pictures, is_wide=True)
 
     def _take_apart(self, sentence: str) -> PromptParts:
         encoder = self.sides[0].encoder

@@ -40,9 +40,9 @@ class SearchPanel(Panel):
         self._query.on("keydown.enter", self.run)
         self._text = ui.textarea(
             f"In these sentences, one a line (at most {self.config.max_listed:,})",
-            value="\n".join(examples.LISTED),
+            value="\n".join(examples.LISTED[: self.config.max_listed]),
         )
-        self._text.props(f"outlined maxlength={self.config.max_characters + 1} rows=8")
+        self._text.props(f"outlined maxlength={self.config.max_characters + 1} autogrow")
         self.run_at_control_enter(self._text)
         with ui.element("div").classes("upload"):
             self._upload = ui.upload(
@@ -57,7 +57,7 @@ class SearchPanel(Panel):
                 self._column = ui.select([], label="Column").props("outlined dense")
                 ui.button("Back to the text", on_click=self._forget_file).props("flat no-caps")
             self._file.set_visibility(False)
-        self.add_button("Search")
+        self.add_button("Search", keys=("Ctrl", "Enter"))
 
     async def _take_file(self, event: events.UploadEventArguments) -> None:
         name = event.file.name

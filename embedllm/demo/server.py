@@ -95,13 +95,13 @@ class RequestLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        from starlette.exceptions import HTTPException
         from starlette.responses import PlainTextResponse
 
         text = f"more than {self._max_bytes} bytes are not taken (max_upload_bytes)\n"
+        refuse = PlainTextResponse(text, status_code=413)
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._max_bytes:
-            await PlainTextResponse(text, status_code=413)(scope, receive, send)
+            await refuse(scope, receive, send)
             return
         num_bytes = 0
 
@@ -110,8 +110,22 @@ class RequestLimit:
             message = await receive()
             num_bytes += len(message.get("body", b""))
             if num_bytes > self._max_bytes:
-                # The app answers with it, whatever was about to read on.
-                raise HTTPException(413, text)
+                raise _TooLong
             return message
 
-        await self._app(scope, count, send)
+        async def answer(message: Message) -> None:
+            # What the app makes of being interrupted is no answer.
+            if num_bytes <= self._max_bytes:
+                await send(message)
+
+        try:
+            await self._app(scope, count, answer)
+        except Exception:
+            if num_bytes <= self._max_bytes:
+                raise
+        if num_bytes > self._max_bytes:
+            await refuse(scope, receive, send)
+
+
+class _TooLong(Exception):  # noqa: N818 (no error: it ends the reading)
+    """More came than is taken."""

@@ -23,7 +23,7 @@ from embedllm.models.next_words import NextWord, NextWords
 
 _log = get_logger(__name__)
 
-BASE, FINE_TUNED = "base model", "fine-tuned"
+BASE, FINE_TUNED = "Base model", "Fine-tuned"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ class NextWord:
 
     Attributes:
         token_id: Its first token.
-        start: Text of the first token, without white space around it.
+        start: Text of the first token, with the space that may be in front of it.
         rest: How the model would go on to the end of the word; often empty.
         probability: That of the first token, 0 to 1.
     """
@@ -46,8 +46,8 @@ class NextWord:
 
     @property
     def text(self) -> str:
-        """The whole word."""
-        return self.start + self.rest
+        """The whole word, without white space."""
+        return (self.start + self.rest).strip()
 
 
 class NextWords:
@@ -96,7 +96,7 @@ class NextWords:
         firsts: list[int] = top.indices.tolist()
         rests = self._ends_of_words(ids, firsts)
         return [
-            NextWord(token_id, self._text(token_id).strip(), rest, probability)
+            NextWord(token_id, self._text(token_id), rest, probability)
             for token_id, rest, probability in zip(firsts, rests, top.values.tolist(), strict=True)
         ]
 
