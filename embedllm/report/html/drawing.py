@@ -54,6 +54,8 @@ _XLINK: Final = "http://www.w3.org/1999/xlink"
 _NEEDLESS: Final = re.compile(r"font-family: 'DejaVu Sans'; | transform=\"rotate\(-0 [^)]*\)\"")
 _DECIMALS: Final = re.compile(r"(\d\.\d{2})\d+")
 _POINTS_PER_INCH: Final = 72
+# From the middle of a mark to its rim.
+_MARK: Final = 5
 # Characters of a row's name on a phone.
 _LONGEST_ROW: Final = 50
 _STYLE: Final[dict[str, Any]] = {
@@ -142,9 +144,14 @@ def draw(
     return found[0], found[1]
 
 
+def readable(text: str) -> str:
+    """Returns a text without what XML and UTF-8 cannot hold or nobody can see."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def visible(text: str, *, longest: int = 34) -> str:
     """Returns a text on one line, cut where it is too long for a picture."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join(readable(text).split())
     return line if len(line) <= longest else f"{line[: longest - 1].rstrip()}\u2026"
 
 
@@ -195,7 +202,7 @@ def place_notes(figure: Figure, axes: Axes, notes: Sequence[tuple[str, float, fl
             )
             box = written.get_window_extent()
             hidden = sum(box.overlaps(other) for other in taken)
-            hidden += sum(box.contains(*p) for p in points if p is not point)
+            hidden += sum(box.padded(_MARK).contains(*p) for p in points if p is not point)
             hidden += not (room.x0 <= box.x0 and box.x1 <= room.x1)
             if best is not None and best[0] <= hidden:
                 written.remove()
@@ -238,7 +245,7 @@ def _adopt(content: bytes, key: str, title: str, said: str) -> Markup:
             element.text = None
     for place, (name, text) in enumerate((("title", title), ("desc", said))):
         element = ElementTree.Element(f"{{{_SVG}}}{name}", id=f"{key}-{name}")
-        element.text = text
+        element.text = readable(text)
         root.insert(place, element)
     text = _NEEDLESS.sub("", ElementTree.tostring(root, encoding="unicode"))
     text = _DECIMALS.sub(r"\1", text)
