@@ -18,9 +18,9 @@ def take_screenshots(page: Path, folder: Path) -> list[Path]:
     with open_page(url, width=1280, height=860) as view:
         wait_until_ready(view)
         view.screenshot(path=folder / "report-scores.png")
-        _shoot(view, "#prompts figure >> nth=1", folder / "report-prompts.png")
-        _shoot(view, "#scaling figure", folder / "report-scaling.png")
-        _shoot(view, "#geometry figure", folder / "report-geometry.png")
+        _shoot(view, "#prompts .wide >> nth=1", folder / "report-prompts.png")
+        _shoot(view, "#scaling .wide", folder / "report-scaling.png")
+        _shoot(view, "#geometry .wide", folder / "report-geometry.png")
     with open_page(url, width=1280, height=860, color_scheme="dark") as view:
         wait_until_ready(view)
         view.evaluate("document.querySelector('#demonstrations').scrollIntoView()")
@@ -43,5 +43,7 @@ def _shoot(view: Page, selector: str, path: Path) -> None:
 
 
 if __name__ == "__main__":
+    # The command that makes the page has arguments of its own there.
+    target = Path(sys.argv[1])
     with tempfile.TemporaryDirectory() as work:
-        take_screenshots(write_kept_page(Path(work)), Path(sys.argv[1]))
+        take_screenshots(write_kept_page(Path(work)), target)

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 from chromium import needs_chromium, open_page
+from documents import documented
 from html_pages import make_content, make_html
+from hydra import compose, initialize_config_dir
 from report_records import DEV, make_summary, seven, store_method, store_result, store_transfer
 from stored_results import make_task
-from tiny_runs import restored_logging
+from tiny_runs import REPOSITORY, restored_logging
 
 from embedllm import cli
+from embedllm.entry import CONF_DIR, register
 from embedllm.errors import ConfigError, ResultError
 from embedllm.report.html.demonstrations import demonstrations_section
 from embedllm.report.html.geometry import geometry_section
@@ -81,6 +84,8 @@ def test_what_is_missing_is_one_line_with_a_command() -> None:
     page = make_html(store_transfer({"MR": 80.0}))
     missing = [line for line in page.splitlines() if 'class="missing"' in line]
     commands = [line.partition("<code>")[2].partition("</code>")[0] for line in missing]
+    for command in commands:
+        _check_command(command)
     assert commands == [
         "python evaluate.py evaluation=sts",
         "python evaluate.py method=plain evaluation=sts-dev",
@@ -93,6 +98,18 @@ def test_what_is_missing_is_one_line_with_a_command() -> None:
     ]
     # The paper's curve is there all the same.
     assert page.count("<figure>") == 1
+
+
+def _check_command(command: str) -> None:
+    """Fails when a command names a file, a group's option or a key that does not exist."""
+    words = command.split()
+    if words[1].startswith("benchmarks/"):
+        assert (REPOSITORY / words[1]).is_file()
+        return
+    name, overrides = (words[3], words[4:]) if words[1] == "-m" else (words[1][:-3], words[2:])
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        compose(name, overrides=overrides)
 
 
 def test_equal_content_gives_equal_pages() -> None:
@@ -248,6 +265,31 @@ def _run(folder: Path, *overrides: str) -> None:
 def folder(tmp_path: Path) -> Path:
     append_result(tmp_path / "results", store_result({DEV: 60.0}).record)
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("command", "pages"),
+    [
+        ("python -m embedllm report", {"docs/results.md", "outputs/report.html"}),
+        ("python -m embedllm report html=null", {"docs/results.md"}),
+        (
+            "python -m embedllm report html=site/index.html output=site/results.md",
+            {"site/index.html", "site/results.md"},
+        ),
+        ("python -m embedllm report strict=false", {"docs/results.md", "outputs/report.html"}),
+    ],
+)
+def test_documented_commands(
+    command: str, pages: set[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = documented(command, page="docs/report.md")
+    if "strict=false" in words:
+        (folder / "results" / "cut.json").write_text("{")
+    monkeypatch.chdir(folder)
+    with restored_logging():
+        cli.main(words[3:])
+    found = {path.as_posix() for path in Path().rglob("*.*") if path.suffix in (".md", ".html")}
+    assert found == pages
 
 
 def test_the_command_writes_both_pages(folder: Path) -> None:
