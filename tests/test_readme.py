@@ -15,7 +15,7 @@ from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.training.runner import train
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _commands() -> list[str]:
