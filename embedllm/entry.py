@@ -71,7 +71,17 @@ _SCHEMAS: dict[str, type[Any]] = {
     "demo": DemoConfig,
 }
 # What a command's key is called on its command line, where Hydra has a group of that name.
-_SHORT_KEYS = {"report": ("sweep", "sweep_folder"), "demo": ("adapter", "adapter_path")}
+_SHORT_KEYS = {
+    "report": ("sweep", "sweep_folder"),
+    "demo": ("adapter", "adapter_path"),
+    "export": ("adapter", "adapter_path"),
+}
+
+
+def with_full_keys(config_name: str, overrides: list[str]) -> list[str]:
+    """Returns the command line of a command with its short keys written out."""
+    short, key = _SHORT_KEYS.get(config_name, ("", ""))
+    return [re.sub(f"^{short}=", f"{key}=", o) for o in overrides] if short else overrides
 
 
 def register() -> None:
@@ -192,8 +202,7 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
             sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
         if config_name in _SHORT_KEYS:
             # Hydra takes the name of a folder in conf/ for a group, never for a key.
-            short, key = _SHORT_KEYS[config_name]
-            sys.argv[1:] = [re.sub(f"^{short}=", f"{key}=", a) for a in sys.argv[1:]]
+            sys.argv[1:] = with_full_keys(config_name, sys.argv[1:])
         _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)

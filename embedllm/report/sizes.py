@@ -9,7 +9,7 @@ from typing import Any
 
 from embedllm.config import ModelConfig
 from embedllm.errors import EmbedllmError
-from embedllm.log import get_logger
+from embedllm.log import get_logger, quiet_libraries
 
 _log = get_logger(__name__)
 
@@ -21,6 +21,8 @@ def count_models(models: Mapping[str, Mapping[str, Any]], cache_dir: Path) -> di
         models: The config `model` by any name.
         cache_dir: `paths.cache_dir`, for models that are converted.
     """
+    if models:
+        quiet_libraries()
     sizes = {}
     for name, values in models.items():
         try:

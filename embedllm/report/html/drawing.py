@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from markupsafe import Markup
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
 
 # Where a text may stand beside a point, best first.
 _SIDES: Final[tuple[tuple[tuple[int, int], dict[str, Any]], ...]] = (
@@ -54,6 +55,8 @@ _XLINK: Final = "http://www.w3.org/1999/xlink"
 _NEEDLESS: Final = re.compile(r"font-family: 'DejaVu Sans'; | transform=\"rotate\(-0 [^)]*\)\"")
 _DECIMALS: Final = re.compile(r"(\d\.\d{2})\d+")
 _POINTS_PER_INCH: Final = 72
+# From the middle of a mark to its rim.
+_MARK: Final = 5
 # Characters of a row's name on a phone.
 _LONGEST_ROW: Final = 50
 _STYLE: Final[dict[str, Any]] = {
@@ -142,9 +145,14 @@ def draw(
     return found[0], found[1]
 
 
+def readable(text: str) -> str:
+    """Returns a text without what XML and UTF-8 cannot hold or nobody can see."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
 def visible(text: str, *, longest: int = 34) -> str:
     """Returns a text on one line, cut where it is too long for a picture."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = " ".join(readable(text).split())
     return line if len(line) <= longest else f"{line[: longest - 1].rstrip()}\u2026"
 
 
@@ -177,34 +185,49 @@ def label_rows(axes: Axes, names: Sequence[str], size: Size) -> None:
         )
 
 
-def place_notes(figure: Figure, axes: Axes, notes: Sequence[tuple[str, float, float]]) -> None:
-    """Writes a text beside every point, on a side where it hides no other text and no point."""
-    for _, x, y in notes:
-        axes.plot(x, y, alpha=0)
+def place_notes(
+    figure: Figure,
+    axes: Axes,
+    notes: Sequence[tuple[str, float, float]],
+    *,
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Writes a text beside every point, on a side where it hides no other text and no point.
+
+    Args:
+        figure: The figure, complete but for these texts.
+        axes: Where.
+        notes: Text and point.
+        others: Further points that no text may hide.
+    """
     figure.draw_without_rendering()
     # From now on nothing moves any more.
     figure.set_layout_engine("none")
-    room = axes.get_window_extent()
-    points = [axes.transData.transform((x, y)) for _, x, y in notes]
+    points = [*((x, y) for _, x, y in notes), *others]
+    marks = [axes.transData.transform(point) for point in points]
     taken: list[Any] = []
-    for (text, x, y), point in zip(notes, points, strict=True):
-        best: tuple[int, Any, Any] | None = None
-        for offset, sides in _SIDES:
-            written = axes.annotate(
-                text, (x, y), offset, textcoords="offset points", fontsize=11, **sides
-            )
-            box = written.get_window_extent()
-            hidden = sum(box.overlaps(other) for other in taken)
-            hidden += sum(box.contains(*p) for p in points if p is not point)
-            hidden += not (room.x0 <= box.x0 and box.x1 <= room.x1)
-            if best is not None and best[0] <= hidden:
-                written.remove()
-                continue
-            if best is not None:
-                best[1].remove()
-            best = (hidden, written, box)
-        assert best is not None
-        taken.append(best[2])
+    for text, x, y in notes:
+        choices = [_annotate(axes, text, (x, y), *side) for side in _SIDES]
+        faults = [_count_faults(choice, axes, taken, marks) for choice in choices]
+        best = faults.index(min(faults))
+        taken.append(choices.pop(best).get_window_extent())
+        for choice in choices:
+            choice.remove()
+
+
+def _annotate(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[int, int], how: dict[str, Any]
+) -> Annotation:
+    return axes.annotate(text, at, offset, textcoords="offset points", fontsize=11, **how)
+
+
+def _count_faults(text: Annotation, axes: Axes, taken: list[Any], marks: list[Any]) -> int:
+    """Returns how much a text hides, and whether it leaves the picture at a side."""
+    box, room = text.get_window_extent(), axes.get_window_extent()
+    hidden = sum(box.overlaps(other) for other in taken)
+    # Its own mark is further away than that.
+    hidden += sum(box.padded(_MARK).contains(*mark) for mark in marks)
+    return int(hidden + (not (room.x0 <= box.x0 and box.x1 <= room.x1)))
 
 
 def note(axes: Axes, text: str, at: tuple[float, float], **how: Any) -> None:
@@ -238,7 +261,7 @@ def _adopt(content: bytes, key: str, title: str, said: str) -> Markup:
             element.text = None
     for place, (name, text) in enumerate((("title", title), ("desc", said))):
         element = ElementTree.Element(f"{{{_SVG}}}{name}", id=f"{key}-{name}")
-        element.text = text
+        element.text = readable(text)
         root.insert(place, element)
     text = _NEEDLESS.sub("", ElementTree.tostring(root, encoding="unicode"))
     text = _DECIMALS.sub(r"\1", text)

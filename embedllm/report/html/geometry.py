@@ -90,7 +90,7 @@ def _paint(figure: Figure, size: Size, found: Sequence[GeometryRow]) -> None:
     axes.set_xlabel("uniformity (lower: more evenly spread)")
     axes.set_ylabel("alignment (lower: same meaning closer)")
     figure.legend(loc="outside upper left", ncols=1 if size.is_narrow else 3, borderaxespad=0.1)
-    longest = 24 if size.is_narrow else 40
+    longest = 28 if size.is_narrow else 40
     notes = [
         (
             visible(_short(each.row.name.text), longest=longest),

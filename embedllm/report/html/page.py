@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from embedllm.report.content import PageContent
 from embedllm.report.html.demonstrations import demonstrations_section
+from embedllm.report.html.drawing import readable
 from embedllm.report.html.geometry import geometry_section
 from embedllm.report.html.learning import learning_section
 from embedllm.report.html.parts import Section
@@ -43,7 +44,7 @@ def build_html(content: PageContent) -> str:
         published=content.tables.published,
         command=content.command,
         num_results=len(report.runs) + len(report.unused),
-        models=list(report.models),
+        models=list(dict.fromkeys(row.base for row in report.rows)),
         style=Markup(_read("page.css")),
         script=Markup(_read("page.js")),
         tables_script=Markup(_read_tables_script()),
@@ -65,10 +66,9 @@ def _sections(content: PageContent) -> list[Section]:
 
 
 def _show(value: Any) -> Any:
-    """Returns a text without what UTF-8 cannot hold or nobody can see; other values as they are."""
-    if isinstance(value, str) and not hasattr(value, "__html__"):
-        return "".join(c if c.isprintable() or c == "\n" else " " for c in value)
-    return value
+    """Returns a text as it can be read; what is HTML already, and other values, as they are."""
+    is_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return readable(value) if is_text else value
 
 
 def _read(name: str) -> str:

@@ -6,15 +6,12 @@ All texts are plain; the template escapes them. Only pictures and prose are HTML
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from embedllm.report.markdown import MISSING
 
 if TYPE_CHECKING:
     from markupsafe import Markup
-
-# Below all scores, so that cells without one come last.
-_ORDER_OF_MISSING: Final = -1e9
 
 
 @dataclass(frozen=True)
@@ -23,7 +20,7 @@ class Cell:
 
     Attributes:
         text: What is shown.
-        order: What it is sorted by; None for its text.
+        order: What it is sorted by; None for its text, in columns of numbers for the end.
         url: Where the text leads, None for nowhere.
         is_best: Whether it is the best of its column.
         is_code: Whether it is shown as code.
@@ -113,7 +110,7 @@ class Section:
 def number(value: float | None, digits: int = 2, *, is_best: bool = False) -> Cell:
     """Returns the cell of a number, `-` for none."""
     if value is None:
-        return Cell(MISSING, _ORDER_OF_MISSING)
+        return Cell(MISSING)
     return Cell(f"{value:,.{digits}f}", value, is_best=is_best)
 
 

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from embedllm.report.cells import sources_sentence
 from embedllm.report.content import PageContent
-from embedllm.report.html.drawing import DASHES, MARKERS, SERIES, Size, draw, note, visible
+from embedllm.report.html.drawing import DASHES, MARKERS, SERIES, Size, draw, place_notes, visible
 from embedllm.report.html.parts import Cell, Picture, Section, Table, number, numbers, prose, texts
 from embedllm.report.html.scores import commands_of
 from embedllm.report.rows import Row
 from embedllm.report.scaling_curve import Point, published_points
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TABLES: Final = (
@@ -135,7 +134,6 @@ def _paint(
     for each in ours:
         style: dict[str, Any] = {"color": SERIES[each.way], "marker": MARKERS[each.way]}
         axes.plot(each.parameters, each.score, linestyle="none", markersize=9, **style)
-    _name_models(axes, ours)
     ticks = {1e8: "100M", 1e9: "1B", 1e10: "10B", 1e11: ""}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
@@ -144,14 +142,18 @@ def _paint(
     axes.set_ylabel("mean of seven")
     axes.margins(y=0.08)
     figure.legend(loc="outside upper left", ncols=1 if size.is_narrow else 2, borderaxespad=0.1)
+    others = [(p.parameters, p.score) for *_, points in lines for p in points]
+    marks = [(each.parameters, each.score) for each in ours]
+    place_notes(figure, axes, _name_models(ours), others=[*others, *marks])
 
 
-def _name_models(axes: Axes, ours: list[_Ours]) -> None:
-    """Writes the name of a model above its highest mark."""
+def _name_models(ours: list[_Ours]) -> list[tuple[str, float, float]]:
+    """Returns the name of every model, at its highest mark."""
     highest: dict[int, _Ours] = {}
     for each in ours:
         if each.parameters not in highest or each.score > highest[each.parameters].score:
             highest[each.parameters] = each
-    for each in highest.values():
-        name = visible(each.row.base.partition(",")[0], longest=18)
-        note(axes, name, (each.parameters, each.score), xytext=(-5, 14), ha="left")
+    return [
+        (visible(each.row.base.partition(",")[0], longest=18), each.parameters, each.score)
+        for each in highest.values()
+    ]

@@ -32,22 +32,23 @@ def speed_section(content: PageContent) -> Section:
     """Returns time, memory and the planner's accuracy; a line for each that was not measured."""
     found = content.measurements
     with_memory = [record for record in found.speed if record.memory_bytes]
+    sentences: list[str] = []
     pictures, missing = [], []
     if found.speed:
+        sentences.append(
+            "The same work with the same vectors or gradients, one contestant after the other on "
+            "one machine, so a ratio says more than seconds."
+        )
         pictures.append(_time_picture(found.speed))
     else:
         missing.append(("Speed beside other tools", _SPEED_COMMAND))
     if with_memory:
         pictures.append(_memory_picture(with_memory))
     if found.plan:
+        sentences.append(_say_accuracy(found.plan))
         pictures.append(_plan_picture(found.plan, found.plan_command))
     else:
         missing.append(("The planner's estimates beside what was measured", _PLAN_COMMAND))
-    sentences = [
-        "The same work with the same vectors or gradients, one contestant after the other on one "
-        "machine, so a ratio says more than seconds.",
-    ] * bool(found.speed)
-    sentences += [_say_accuracy(found.plan)] * bool(found.plan)
     title = "Speed and memory"
     return Section("speed", title, prose(*sentences), tuple(pictures), missing=tuple(missing))
 

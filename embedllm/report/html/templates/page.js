@@ -7,12 +7,20 @@ URL.revokeObjectURL(address);
 // A list that a screen or two can hold is not cut into pages.
 const rowsOnAPage = 60;
 
+// Rows without a number come last, whichever way the others are sorted.
+const isMissing = (value) => Number(Number.isNaN(value));
+Object.assign(DataTable.ext.type.order, {
+  "score-pre": (text) => (text === "" ? NaN : Number(text)),
+  "score-asc": (a, b) => isMissing(a) - isMissing(b) || a - b || 0,
+  "score-desc": (a, b) => isMissing(a) - isMissing(b) || b - a || 0,
+});
+
 function upgrade(table) {
   const numRows = table.tBodies[0].rows.length;
   const isLong = numRows > rowsOnAPage;
   const sortable = new DataTable(table, {
     autoWidth: false,
-    columnDefs: [{ targets: ".number", type: "num", orderSequence: ["desc", "asc", ""] }],
+    columnDefs: [{ targets: ".number", type: "score", orderSequence: ["desc", "asc", ""] }],
     language: {
       search: "",
       searchPlaceholder: "Filter",
