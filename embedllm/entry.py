@@ -44,9 +44,9 @@ from embedllm.config import (
 )
 from embedllm.config.checks import plain_name
 from embedllm.config.options import CONF_DIR, default_cache_dir, option_names
-from embedllm.errors import ConfigError, EmbedllmError, PeerError, PreemptedError
+from embedllm.errors import INTERRUPTED, ConfigError, EmbedllmError, PeerError, PreemptedError
 from embedllm.invocation import Invocation
-from embedllm.log import get_logger, process_number
+from embedllm.log import be_quiet, get_logger, process_number, quiet_loggers
 from embedllm.preemption import leave, stop_requests
 from embedllm.ranks import left_at_once
 from embedllm.run_state import failures_since, read_failure, recorded_failure
@@ -161,6 +161,8 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
     def job(config: DictConfig) -> Any:
         nonlocal is_composed
         is_composed = True
+        # Before anything loud is imported.
+        quiet_loggers()
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         # A repeated sweep finds its runs by itself.
@@ -218,7 +220,9 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
             raise
         _leave(f"the command line is malformed: {error}", ConfigError.exit_code)
     except KeyboardInterrupt:
-        _leave("interrupted; the same command with the same run_name goes on from here", 130)
+        has_run = any(field.name == "run_name" for field in fields(_SCHEMAS[config_name]))
+        hint = "; the same command with the same run_name goes on from here" if has_run else ""
+        _leave(f"interrupted{hint}", INTERRUPTED)
 
 
 def _run_all(main: Callable[[], Any], sweep_dirs: set[Path]) -> None:
@@ -268,7 +272,10 @@ def _call(
     is_training = command.name == "train"
     try:
         with recorded_failure(invocation.folder) if is_training else nullcontext():
-            return task(to_typed(config), invocation)
+            typed = to_typed(config)
+            if typed.console.quiet:
+                be_quiet()
+            return task(typed, replace(invocation, console=typed.console))
     except PreemptedError as error:
         if not is_alone:
             raise

@@ -1,6 +1,7 @@
 """The typed configuration: `groups` (the options), `commands` (the roots), `fingerprint`."""
 
 from embedllm.config.commands import EvaluateConfig, LayersConfig, SearchConfig, TrainConfig
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.demo import DemoConfig
 from embedllm.config.demonstrations import (
     DefinitionsConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "POOL_OVER",
     "AdapterConfig",
     "ColumnsConfig",
+    "ConsoleConfig",
     "DataConfig",
     "DefinitionsConfig",
     "DemoConfig",

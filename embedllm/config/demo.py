@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
 from embedllm.config.checks import at_least
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import ModelConfig, PathsConfig, PromptConfig
 from embedllm.errors import ConfigError
 
@@ -45,6 +46,7 @@ class DemoConfig:
     model: ModelConfig = MISSING
     prompt: PromptConfig = MISSING
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         at_least("port", self.port, 0)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from omegaconf import MISSING
 
 from embedllm.config.checks import one_of
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import DTYPES, PathsConfig
 from embedllm.errors import ConfigError
 
@@ -45,6 +46,7 @@ class ExportConfig:
     push_dry_run: bool = False
     """Print what `push` would send, and send nothing."""
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         one_of("format", self.format, EXPORT_FORMATS)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import PathsConfig
 
 
@@ -29,3 +30,4 @@ class ReportConfig:
     strict: bool = True
     """Refuse damaged or foreign JSON files; false leaves them out with a warning."""
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)

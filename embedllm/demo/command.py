@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from embedllm.config import DemoConfig
+from embedllm.console import print_line
 from embedllm.demo.sides import load_sides
 from embedllm.demo.worker import Worker
-from embedllm.errors import ConfigError
+from embedllm.errors import INTERRUPTED, ConfigError
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, quiet_libraries
 from embedllm.models.backbone import resolve_device
@@ -57,8 +58,8 @@ def run_demo(config: DemoConfig, invocation: Invocation) -> None:
         page, worker = _load_page(config, choice)
         port = bound.getsockname()[1]
         shown = f"[{config.host}]" if ":" in config.host else config.host
-        sys.stdout.write(f"http://{shown}:{port}/\n")
-        sys.stdout.flush()
+        url = f"http://{shown}:{port}/"
+        invocation.show({"url": url}, lambda console: print_line(console, url))
         _log.info("the page is open at that address; Ctrl-C ends it")
         try:
             serve(page.build, bound, max_upload_bytes=config.max_upload_bytes, title="embedllm")
@@ -93,4 +94,4 @@ def _facts(choice: EncoderChoice) -> dict[str, str]:
 
 def _leave() -> NoReturn:
     _log.info("stopped")
-    sys.exit(130)
+    sys.exit(INTERRUPTED)

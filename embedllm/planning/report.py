@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from embedllm.console import result_table
 from embedllm.planning.answers import Plan
 from embedllm.planning.fake_model import Inventory
 from embedllm.planning.hardware import GIB, Hardware
@@ -205,13 +205,7 @@ def _workload_to_plain(workload: Workload) -> dict[str, Any]:
 
 
 def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
+    return result_table(title)
 
 
 def _facts(rows: dict[str, str]) -> Table:

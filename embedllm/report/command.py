@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embedllm.config import ReportConfig
+from embedllm.console import print_line
 from embedllm.errors import CheckpointError, ConfigError, ResultError
 from embedllm.files import write_atomically
 from embedllm.invocation import Invocation
@@ -14,6 +15,9 @@ from embedllm.report.content import read_page, read_tables
 from embedllm.report.html.libraries import check_libraries
 from embedllm.report.page import build_page
 from embedllm.report.sweep_page import report_sweep
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = get_logger(__name__)
 
@@ -33,7 +37,9 @@ def run_report(config: ReportConfig, invocation: Invocation) -> None:
             library for `html` is missing.
     """
     if config.sweep_folder is not None:
-        sys.stdout.write(report_sweep(config))
+        text = report_sweep(config)
+        record = {"sweep": config.sweep_folder, "text": text}
+        invocation.show(record, lambda console: print_line(console, text.rstrip("\n")))
         return
     store, output = Path(config.paths.results_dir), Path(config.output)
     _check_output("output", output, store)
@@ -57,6 +63,13 @@ def run_report(config: ReportConfig, invocation: Invocation) -> None:
     if config.html is not None and html is not None:
         _write("html", Path(config.html), html)
         _log.info("%s: %.2f MB, with pictures", config.html, len(html.encode()) / 1e6)
+    written = {"output": str(output), "html": config.html}
+
+    def draw(console: Console) -> None:
+        for path in filter(None, written.values()):
+            print_line(console, path)
+
+    invocation.show({**written, "num_results": number, "num_rows": len(report.rows)}, draw)
 
 
 def _check_output(key: str, output: Path, store: Path) -> None:

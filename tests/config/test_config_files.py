@@ -85,6 +85,7 @@ def test_an_option_of_each_group_is_chosen_by_default() -> None:
         "num_trials",
         "seed",
         "resume",
+        "console",
     }
 
 
