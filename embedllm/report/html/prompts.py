@@ -31,6 +31,7 @@ from embedllm.report.html.parts import (
     signed,
     texts,
 )
+from embedllm.report.html.prompt_text import show_prompt
 from embedllm.report.html.scores import commands_of
 from embedllm.report.markdown import MISSING
 from embedllm.report.rows import ReportRows, Row
@@ -72,7 +73,7 @@ def prompts_section(content: PageContent) -> Section:
         "Lines begin at PromptEOL of the same model.",
     )
     gains = find_gains(report, content.tables.published)
-    missing = () if pictures else (("Prompts side by side", _COMMAND),)
+    missing = () if pictures else (("three prompts of one model", _COMMAND),)
     return Section(
         key="prompts",
         title="Prompts",
@@ -135,21 +136,8 @@ def _picture(report: ReportRows, base: str, rows: Sequence[Row], place: int) -> 
 def _line(report: ReportRows, row: Row) -> tuple[Cell, ...]:
     prompts = [run.result.record["prompt"] for run in report.runs if run.number in row.runs]
     runs = ", ".join(map(str, row.runs))
-    prompt = Cell(_show(prompts[-1]), is_code=True)
+    prompt = Cell(show_prompt(prompts[-1]), is_code=True)
     return (Cell(row.name.text), number(_dev(row)), prompt, Cell(runs))
-
-
-def _show(prompt: dict[str, Any]) -> str:
-    """Returns a prompt as the model reads it, with the place of the sentence."""
-    template = str(prompt["template"])
-    end = str(prompt.get("demonstration_end", '".'))
-    found = [d for d in prompt.get("demonstrations") or [] if isinstance(d, dict)]
-    shown = [
-        f"{template.replace('{sentence}', str(d.get('sentence')))}{d.get('word')}{end} "
-        for d in found
-    ]
-    more = [f"\n{other}" for other in prompt.get("more_templates") or []]
-    return "".join([*shown, template, *more])
 
 
 def _dev(row: Row) -> float:
