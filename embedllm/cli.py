@@ -1,4 +1,4 @@
-"""The commands of `python -m embedllm`: everything that is not train.py or evaluate.py."""
+"""The commands of `embedllm`, which is `python -m embedllm` too."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from embedllm import program
 from embedllm.errors import ConfigError
 
 
@@ -24,6 +25,10 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "embedllm.training.command:run_train", "fine-tune a model, scored before and after"
+    ),
+    "evaluate": Command("embedllm.evaluation.command:run_evaluate", "score a model or an adapter"),
     "search": Command(
         "embedllm.demonstrations.search_command:run_search",
         "find the best demonstration for a model",
@@ -38,6 +43,9 @@ COMMANDS: dict[str, Command] = {
     "encode": Command(
         "embedllm.encoding.command:run_encode", "write the vectors of files of any size"
     ),
+    "export": Command(
+        "embedllm.export.command:run_export", "write an adapter as a folder that others load"
+    ),
     "profile": Command(
         "embedllm.profiling.command:run_profile", "show where a step's time and memory go"
     ),
@@ -50,6 +58,9 @@ COMMANDS: dict[str, Command] = {
     "report": Command(
         "embedllm.report.command:run_report",
         "make the page of all results, beside the published numbers",
+    ),
+    "demo": Command(
+        "embedllm.demo.command:run_demo", "open a page to compare, search and look inside a model"
     ),
 }
 
@@ -69,10 +80,19 @@ def main(arguments: list[str] | None = None) -> None:
     if name not in COMMANDS:
         sys.stderr.write(f"error: there is no command {name!r}\n{usage()}\n")
         sys.exit(ConfigError.exit_code)
-    from embedllm.entry import run
-
     # Hydra reads the overrides from here.
     sys.argv = [f"embedllm {name}", *rest]
+    start(name)
+
+
+def start(name: str) -> None:
+    """Runs a command with the overrides of this process, as `entry.run` says.
+
+    Args:
+        name: One of `COMMANDS`.
+    """
+    from embedllm.entry import run
+
     run(name, _load(COMMANDS[name].task))
 
 
@@ -81,18 +101,18 @@ def usage() -> str:
     lines = [f"  {name:16}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: python -m embedllm COMMAND [key=value ...]",
+            f"usage: {program.shown('COMMAND')} [key=value ...]",
             *lines,
-            "python -m embedllm COMMAND --help describes one. See also train.py and evaluate.py.",
+            f"{program.shown('COMMAND')} --help describes one.",
         ]
     )
 
 
-def _load(task: str) -> Callable[[Any, Any], None]:
+def _load(task: str) -> Callable[[Any, Any], Any]:
     """Returns a function that imports the task only when it is called, after composing."""
 
-    def call(config: Any, invocation: Any) -> None:
+    def call(config: Any, invocation: Any) -> Any:
         module, _, function = task.partition(":")
-        getattr(importlib.import_module(module), function)(config, invocation)
+        return getattr(importlib.import_module(module), function)(config, invocation)
 
     return call

@@ -26,11 +26,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from embedllm import multirun
+from embedllm import multirun, program
 from embedllm.config import (
+    DemoConfig,
     DemonstrationsConfig,
     EncodeConfig,
     EvaluateConfig,
+    ExportConfig,
     LayersConfig,
     PlanConfig,
     ProfileConfig,
@@ -41,10 +43,12 @@ from embedllm.config import (
     flatten,
 )
 from embedllm.config.checks import plain_name
+from embedllm.config.options import CONF_DIR, default_cache_dir, option_names
 from embedllm.errors import ConfigError, EmbedllmError, PeerError, PreemptedError
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, process_number
 from embedllm.preemption import leave, stop_requests
+from embedllm.ranks import left_at_once
 from embedllm.run_state import failures_since, read_failure, recorded_failure
 from embedllm.secrets import redact, refuse_secrets
 
@@ -52,7 +56,6 @@ __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
 
 _log = get_logger(__name__)
 
-CONF_DIR = Path(__file__).resolve().parent.parent / "conf"
 _SCHEMAS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "evaluate": EvaluateConfig,
@@ -60,11 +63,25 @@ _SCHEMAS: dict[str, type[Any]] = {
     "demonstrations": DemonstrationsConfig,
     "layers": LayersConfig,
     "encode": EncodeConfig,
+    "export": ExportConfig,
     "profile": ProfileConfig,
     "plan": PlanConfig,
     "results": ResultsConfig,
     "report": ReportConfig,
+    "demo": DemoConfig,
 }
+# What a command's key is called on its command line, where Hydra has a group of that name.
+_SHORT_KEYS = {
+    "report": ("sweep", "sweep_folder"),
+    "demo": ("adapter", "adapter_path"),
+    "export": ("adapter", "adapter_path"),
+}
+
+
+def with_full_keys(config_name: str, overrides: list[str]) -> list[str]:
+    """Returns the command line of a command with its short keys written out."""
+    short, key = _SHORT_KEYS.get(config_name, ("", ""))
+    return [re.sub(f"^{short}=", f"{key}=", o) for o in overrides] if short else overrides
 
 
 def register() -> None:
@@ -82,6 +99,7 @@ def register() -> None:
     ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
     OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
+    OmegaConf.register_new_resolver("as_called", program.as_called, replace=True)
     OmegaConf.register_new_resolver("plain_name", _plain_name, replace=True)
 
 
@@ -98,7 +116,7 @@ def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     a bug and keeps its traceback.
     """
     command = _Command(config_name, sys.argv[1:])
-    with stop_requests():
+    with left_at_once(), stop_requests():
         try:
             _run(config_name, task, command)
         except PreemptedError as error:
@@ -114,11 +132,9 @@ class _Command:
     run_name: str | None = None
 
     def __str__(self) -> str:
-        is_script = self.name in ("train", "evaluate")
-        program = [f"{self.name}.py"] if is_script else ["-m", "embedllm", self.name]
         is_named = self.run_name is None or any(w.startswith("run_name=") for w in self.words)
         name = [] if is_named else [f"run_name={self.run_name}"]
-        return shlex.join(["python", *program, *self.words, *name])
+        return shlex.join([*program.words(self.name), *self.words, *name])
 
 
 def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Command) -> None:
@@ -182,9 +198,9 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
     try:
         if is_training:
             sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
-        if config_name == "report":
+        if config_name in _SHORT_KEYS:
             # Hydra takes the name of a folder in conf/ for a group, never for a key.
-            sys.argv[1:] = [re.sub("^sweep=", "sweep_folder=", a) for a in sys.argv[1:]]
+            sys.argv[1:] = with_full_keys(config_name, sys.argv[1:])
         _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)
@@ -291,7 +307,7 @@ def explain(error: Exception, schema: type[Any]) -> str:
         if error.missing_cfg_file == "hydra/sweeper/optuna":
             return "this sweep searches by Optuna; pip install 'embedllm[optuna]' brings it"
         # Hydra's own groups come with plug-ins too, so their message is left to Hydra.
-        if group != "hydra" and (options := _options_of(group)):
+        if group != "hydra" and (options := option_names(group)):
             return _describe_unknown_option(group, option, options)
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).split("\nConfig search path:")[0].strip()
@@ -330,12 +346,6 @@ def _describe_unknown_key(key: str, owner: Any) -> str:
     return f"unknown key {key!r}{hint}\nallowed at {place}: {', '.join(allowed)}"
 
 
-def _options_of(group: str) -> list[str]:
-    """Returns the options of a group in `conf/`; Hydra would leave out those in folders."""
-    folder = CONF_DIR / group
-    return sorted(p.relative_to(folder).with_suffix("").as_posix() for p in folder.rglob("*.yaml"))
-
-
 def _describe_unknown_option(group: str, option: str, options: list[str]) -> str:
     near = difflib.get_close_matches(option, options, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
@@ -350,7 +360,7 @@ def _data_dir(relative: str = "") -> str | None:
 
 def _cache_dir() -> str:
     """Resolver `${cache_dir:}`: EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
-    return os.environ.get("EMBEDLLM_CACHE_DIR") or str(Path.home() / ".cache" / "embedllm")
+    return str(default_cache_dir())
 
 
 def _plain_name(name: object) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from embedllm import program
 from embedllm.errors import ConfigError, PreemptedError
 from embedllm.invocation import Invocation
 from embedllm.preemption import LAUNCHED, held, requested
@@ -48,16 +49,16 @@ def needs_launch(*, devices: int, num_nodes: int) -> bool:
     if num_nodes > 1:
         raise ConfigError(
             f"trainer.num_nodes={num_nodes} needs torchrun or srun to start the processes, for "
-            "example: srun python train.py ... (see slurm/)"
+            f"example: srun {program.shown('train')} ... (see slurm/)"
         )
     return devices > 1
 
 
-def launch(script: str, invocation: Invocation, *, run_name: str, num_processes: int) -> None:
-    """Runs a script in several processes on this machine and waits for them.
+def launch(name: str, invocation: Invocation, *, run_name: str, num_processes: int) -> None:
+    """Runs a command in several processes on this machine and waits for them.
 
     Args:
-        script: `train.py` or `evaluate.py`.
+        name: `train` or `evaluate`.
         invocation: The command line and the folder that Hydra made for this run.
         run_name: The name that is already chosen, the same for all.
         num_processes: How many.
@@ -85,7 +86,7 @@ def launch(script: str, invocation: Invocation, *, run_name: str, num_processes:
     )
     # What it has to say about a process that failed is said by that process, or below.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    arguments = [script, *_overrides_for_children(invocation, run_name)]
+    arguments = [*program.arguments(name), *_overrides_for_children(invocation, run_name)]
     try:
         with held(_pass_on):
             elastic_launch(config, sys.executable)(*arguments)

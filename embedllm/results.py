@@ -27,6 +27,7 @@ from typing import Any, Final, Literal, cast
 from jsonschema import Draft202012Validator, FormatChecker
 from jsonschema.validators import extend
 
+from embedllm import program
 from embedllm.errors import ResultError
 from embedllm.files import free_space
 from embedllm.log import get_logger
@@ -147,8 +148,9 @@ def read_results(folder: Path, *, strict: bool = False) -> list[StoredResult]:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise ResultError(
-            f"there is no results store in {folder} ({error.strerror}); evaluate.py and train.py "
-            "make one, and paths.results_dir says where it is"
+            f"there is no results store in {folder} ({error.strerror}); "
+            f"{program.shown('evaluate')} and {program.shown('train')} make one, and "
+            "paths.results_dir says where it is"
         ) from error
     results, faults = [], []
     for path in paths:

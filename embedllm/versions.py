@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from embedllm import __version__
+from embedllm.program import checkout
 
 _LIBRARIES = (
     "torch",
@@ -46,7 +47,10 @@ def git_revision() -> str | None:
 
     None outside a checkout or without git.
     """
-    root = Path(__file__).resolve().parent.parent
+    root = checkout()
+    if root is None:
+        # Whatever repository an environment lies in is not the program's.
+        return None
     try:
         revision = _git(root, "rev-parse", "HEAD")
         return f"{revision}+changes" if _git(root, "status", "--porcelain") else revision

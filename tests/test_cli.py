@@ -7,6 +7,7 @@ import importlib
 import pytest
 from tiny_runs import run_script
 
+from embedllm import program
 from embedllm.cli import COMMANDS, main
 from embedllm.entry import CONF_DIR
 
@@ -39,7 +40,7 @@ def test_every_command_has_its_function_config_and_help(name: str) -> None:
 def test_every_command_describes_itself(name: str) -> None:
     ended = run_script("-m", "embedllm", name, "--help")
     assert ended.returncode == 0, ended.stderr
-    assert f"python -m embedllm {name}" in ended.stdout
+    assert program.shown(name) in ended.stdout
 
 
 def test_an_unknown_key_is_refused() -> None:

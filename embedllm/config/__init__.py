@@ -1,12 +1,14 @@
 """The typed configuration: `groups` (the options), `commands` (the roots), `fingerprint`."""
 
 from embedllm.config.commands import EvaluateConfig, LayersConfig, SearchConfig, TrainConfig
+from embedllm.config.demo import DemoConfig
 from embedllm.config.demonstrations import (
     DefinitionsConfig,
     DemonstrationsConfig,
     EndpointConfig,
 )
 from embedllm.config.encode import EncodeConfig
+from embedllm.config.export import ExportConfig
 from embedllm.config.fingerprint import (
     describe_differences,
     fingerprint,
@@ -47,12 +49,14 @@ __all__ = [
     "ColumnsConfig",
     "DataConfig",
     "DefinitionsConfig",
+    "DemoConfig",
     "DemonstrationConfig",
     "DemonstrationsConfig",
     "EncodeConfig",
     "EndpointConfig",
     "EvaluateConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "HalvingConfig",
     "HardwareConfig",
     "LayersConfig",

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from embedllm import program
 from embedllm.config import DemonstrationConfig, HalvingConfig, PromptConfig, SearchConfig
 from embedllm.config.prompt_file import prompt_to_yaml
 from embedllm.demonstrations.agreement import CLOSE, Agreement
@@ -231,7 +232,7 @@ def format_prompt(outcome: SearchOutcome, invocation: Invocation) -> str:
         f"{task}: {outcome.score:.2f}, without it {outcome.baseline[-1]:.2f}; the best of "
         f"{len(outcome.candidates)}, {method}, {outcome.identity['model']['dtype']}.",
         f"Found with: {_command(used)}",
-        f"python evaluate.py {model} prompt={name}".replace("  ", " "),
+        f"{program.shown('evaluate')} {model} prompt={name}".replace("  ", " "),
     ]
     # A line feed in a name would end the comment.
     comment = "\n".join(f"# {' '.join(line.split())}" for line in lines)
@@ -239,7 +240,7 @@ def format_prompt(outcome: SearchOutcome, invocation: Invocation) -> str:
 
 
 def _command(overrides: Sequence[str]) -> str:
-    return shlex.join(["python", "-m", "embedllm", "search", *overrides])
+    return shlex.join([*program.words("search"), *overrides])
 
 
 def _save(path: Path, content: bytes, folder: Path) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ def run_evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     from embedllm.evaluation.report import print_scores
 
     if needs_launch(devices=config.devices, num_nodes=1):
-        launch(sys.argv[0], invocation, run_name=config.run_name, num_processes=config.devices)
+        launch("evaluate", invocation, run_name=config.run_name, num_processes=config.devices)
         return
     is_zero = config.strategy.name == "deepspeed"
     with joined(timeout_seconds=config.strategy.timeout_seconds, even_alone=is_zero) as rank:

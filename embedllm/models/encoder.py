@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, overload
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from embedllm.config import PromptConfig
 from embedllm.errors import ModelError
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
 from embedllm.models.packing import Pack, default_pack_tokens, pack
+from embedllm.models.passes import (
+    HostCopy,
+    evaluation_mode,
+    is_out_of_memory,
+    sentence_progress,
+)
 from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix
 from embedllm.models.quantization import describe_weights
+from embedllm.models.similarity import cosine_matrix, to_texts, to_unit_length
 from embedllm.models.trie import TriePack, pack_smallest
 from embedllm.models.vector_cache import VectorCache
 from embedllm.prefetch import prefetch
@@ -100,7 +108,93 @@ class SentenceEncoder:
         """
         return describe_weights(self.embedder.trunk)
 
-    def encode(self, sentences: Sequence[str], *, progress: str | None = None) -> np.ndarray:
+    @classmethod
+    def load(
+        cls,
+        path_or_name: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        prompt: str | PromptConfig | None = None,
+        pooling: str | None = None,
+        tokens_per_batch: int | None = None,
+        cache_dir: str | Path | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+    ) -> SentenceEncoder:
+        """Returns a ready encoder: what training or an export wrote, or a model as it is.
+
+        Example:
+            >>> encoder = SentenceEncoder.load("outputs/first/adapter")
+            >>> vectors = encoder.encode(["A man is riding a horse.", "It is raining."])
+
+        Args:
+            path_or_name: A run folder, an adapter folder, an exported folder, a folder with a
+                model, a name of `conf/model` (`smollm2-135m`) or a hub name.
+            device: `cpu`, `cuda`, `cuda:1`; None for the GPU when there is one.
+            dtype: `auto`, `float32`, `bfloat16` or `float16`; None for what the adapter was
+                trained with, and `auto` for a model as it is.
+            quantization: `none`, `nf4` or `int8`; None for the adapter's own, or none.
+            prompt: A template with `{sentence}`, a name of `conf/prompt` or a `PromptConfig`, for
+                a model as it is (default `prompteol`). An adapter brings its own.
+            pooling: `last`, `mean` or `weighted_mean`, for a model as it is.
+            tokens_per_batch: Padded tokens per forward pass; None for the device's default.
+            cache_dir: Where converted models lie; default EMBEDLLM_CACHE_DIR, else
+                `~/.cache/embedllm`.
+            revision: Branch, tag or commit of a model on the hub.
+            trust_remote_code: Run Python code that comes with the model.
+
+        Raises:
+            EmbedllmError: The folder is damaged, the model cannot be had, or the arguments do not
+                fit together; the message says what would.
+        """
+        from embedllm.models.by_name import load_by_name
+
+        return load_by_name(
+            path_or_name,
+            device=device,
+            prompt=prompt,
+            tokens_per_batch=tokens_per_batch,
+            cache_dir=cache_dir,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            quantization=quantization,
+            pooling=pooling,
+            revision=revision,
+        )
+
+    @overload
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        progress: str | None = ...,
+        show_progress: bool = ...,
+        normalize: bool = ...,
+        as_tensor: Literal[False] = ...,
+    ) -> np.ndarray: ...
+
+    @overload
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        progress: str | None = ...,
+        show_progress: bool = ...,
+        normalize: bool = ...,
+        as_tensor: Literal[True],
+    ) -> Tensor: ...
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        progress: str | None = None,
+        show_progress: bool = False,
+        normalize: bool = False,
+        as_tensor: bool = False,
+    ) -> np.ndarray | Tensor:
         """Returns one vector per sentence, [N, D] float32, in the order given.
 
         Each distinct sentence is computed once, and with `keep_vectors` not even that. A vector
@@ -108,12 +202,50 @@ class SentenceEncoder:
         evaluation mode and leaves the model in the mode it was in.
 
         Args:
-            sentences: Raw sentences; any may be empty.
+            sentences: Raw sentences; any may be empty. A single text gives a single vector, [D].
             progress: Label of a progress bar with rate and time left; None for no bar.
+            show_progress: Show one with a label of its own.
+            normalize: Divide each vector by its length.
+            as_tensor: Return a tensor on the CPU instead of an array.
+
+        Raises:
+            DataError: A sentence is no text, or one that no tokenizer can read.
         """
+        label = "encode" if show_progress and progress is None else progress
+        vectors = self._encode_texts(to_texts(sentences), label)
+        if normalize:
+            vectors = to_unit_length(vectors)
+        if isinstance(sentences, str):
+            vectors = vectors[0]
+        return torch.from_numpy(vectors) if as_tensor else vectors
+
+    def similarity(
+        self,
+        left: str | Sequence[str] | np.ndarray | Tensor,
+        right: str | Sequence[str] | np.ndarray | Tensor | None = None,
+    ) -> np.ndarray:
+        """Returns the cosine of each on the left with each on the right, [N, M] float32.
+
+        Args:
+            left: Texts, or their vectors.
+            right: Likewise; None to compare the left with itself.
+        """
+        first = self._to_vectors(left)
+        return cosine_matrix(first, first if right is None else self._to_vectors(right))
+
+    def _to_vectors(self, items: str | Sequence[str] | np.ndarray | Tensor) -> np.ndarray:
+        """Returns [N, D] vectors of texts, or of what are vectors already."""
+        if isinstance(items, Tensor):
+            items = items.detach().cpu().float().numpy()
+        if isinstance(items, np.ndarray) and items.dtype.kind == "f":
+            return np.atleast_2d(items)
+        return np.atleast_2d(self.encode(items if isinstance(items, str) else list(items)))
+
+    def _encode_texts(self, sentences: Sequence[str], progress: str | None) -> np.ndarray:
+        """Returns [N, D] vectors, the mean over all prompts."""
         if self.more_prompts:
             prompts = (self.prompt, *self.more_prompts)
-            parts = [self.with_prompt(p).encode(sentences, progress=progress) for p in prompts]
+            parts = [self.with_prompt(p)._encode_texts(sentences, progress) for p in prompts]
             mean: np.ndarray = np.stack(parts).mean(axis=0, dtype=np.float64).astype(np.float32)
             return mean
         check_unicode(sentences)
@@ -125,7 +257,7 @@ class SentenceEncoder:
             distinct[rows] = vectors
         if distinct is None:
             # No sentence, no vector; the width is learnt from any sentence.
-            return self.encode([""])[:0]
+            return self._encode_texts([""], None)[:0]
         return distinct[[index[text] for text in sentences]]
 
     def _encode_distinct(
@@ -148,10 +280,10 @@ class SentenceEncoder:
         with (
             cache.writer() if cache is not None else nullcontext() as out,
             closing(tokenized),
-            _evaluation_mode(self.embedder),
+            evaluation_mode(self.embedder),
             # Weights that are gathered in inference mode could not be trained afterwards.
             torch.no_grad() if self.embedder.in_step else torch.inference_mode(),
-            _progress(progress, total=len(texts)) as advance,
+            sentence_progress(progress, total=len(texts)) as advance,
         ):
             for window, rows in zip(windows, tokenized, strict=True):
                 keys = [_to_key(row) for row in rows]
@@ -186,7 +318,7 @@ class SentenceEncoder:
             self.embedder.announce_pass()
             prefix = compute_prefix(self.embedder.trunk, tokenized[0].ids[:num_shared])
         left = np.arange(len(tokenized))
-        copies: deque[_HostCopy] = deque()
+        copies: deque[HostCopy] = deque()
         while len(left):
             done: list[np.ndarray] = []
             for batch in self._pack([tokenized[row] for row in left.tolist()], num_shared, device):
@@ -195,7 +327,7 @@ class SentenceEncoder:
                     break  # out of memory: what is left goes on in smaller packs
                 rows = batch.rows.numpy()
                 done.append(rows)
-                copies.append(_HostCopy(left[rows], vectors))
+                copies.append(HostCopy(left[rows], vectors))
                 if len(copies) > 1:
                     yield copies.popleft().result()
             if done:
@@ -230,7 +362,7 @@ class SentenceEncoder:
         try:
             vectors = self.embedder.embed_pack(batch, prefix, placeholder=placeholder)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             num_rows, width = batch.input_ids.shape
             reason = str(error).partition("\n")[0]
@@ -295,52 +427,3 @@ def _to_key(row: Row) -> list[int]:
     if (row.start, row.stop) == (0, len(row.ids)):
         return row.ids
     return [*row.ids, -1, row.start, row.stop]
-
-
-class _HostCopy:
-    """Vectors on their way to the host, which need not wait for them.
-
-    Args:
-        rows: [B], what the vectors belong to.
-        vectors: [B, D] on any device.
-    """
-
-    def __init__(self, rows: np.ndarray, vectors: Tensor) -> None:
-        self._rows = rows
-        self._vectors = vectors.to("cpu", non_blocking=True)
-        self._arrived: torch.cuda.Event | None = None
-        if vectors.is_cuda:
-            self._arrived = torch.cuda.Event()
-            self._arrived.record()
-
-    def result(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns rows and vectors, once they are there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return self._rows, self._vectors.numpy()
-
-
-@contextmanager
-def _evaluation_mode(module: torch.nn.Module) -> Iterator[None]:
-    was_training = module.training
-    module.eval()
-    try:
-        yield
-    finally:
-        module.train(was_training)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device, or the machine, had no memory left; on a CPU only the text tells."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-@contextmanager
-def _progress(label: str | None, *, total: int) -> Iterator[Callable[[int], None]]:
-    if label is None:
-        yield lambda count: None
-        return
-    from embedllm.progress import progress_bar
-
-    with progress_bar(label, total=total, unit="sentences") as advance:
-        yield advance

@@ -12,9 +12,9 @@ from embedllm.errors import ConfigError
 from embedllm.files import write_json
 from embedllm.invocation import Invocation
 from embedllm.log import quiet_libraries
+from embedllm.planning.answers import plan
 from embedllm.planning.hardware import resolve_hardware
 from embedllm.planning.models import plan_models
-from embedllm.planning.planner import plan
 from embedllm.planning.report import (
     hardware_to_plain,
     models_to_plain,

@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Final
 
+from embedllm import program
 from embedllm.config import HardwareConfig, TrainConfig
 from embedllm.errors import ConfigError
+from embedllm.planning.answers import choose_strategy, estimate_training
 from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
-from embedllm.planning.planner import Candidate, choose_strategy, estimate_training
+from embedllm.planning.planner import Candidate
 
 _NUM_DEVICES: Final = (1, 2, 4, 8)
 # Over the estimate of a machine's memory, for files that are read and what libraries keep.
@@ -65,7 +67,7 @@ def job_resources(config: TrainConfig, hardware_config: HardwareConfig) -> JobRe
     raise ConfigError(
         f"{config.model.name} with strategy={config.strategy.title} does not fit {counts[-1]} x "
         f"{hardware_config.name}; use another strategy or model.quantization, or a smaller model "
-        "(python -m embedllm plan shows what fits)"
+        f"({program.shown('plan')} shows what fits)"
     )
 
 

@@ -10,10 +10,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from embedllm.planning.answers import Plan
 from embedllm.planning.fake_model import Inventory
 from embedllm.planning.hardware import GIB, Hardware
 from embedllm.planning.models import ModelAnswer
-from embedllm.planning.planner import Candidate, Plan
+from embedllm.planning.planner import Candidate
 from embedllm.planning.workload import Workload
 
 SCHEMA_VERSION: Final = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
+from embedllm import program
 from embedllm.planning.ways import Way
 
 # What only a plan has, and what a way decides.
@@ -58,7 +59,7 @@ def train_command(
         num_nodes: Machines, on each of which srun starts the processes.
         tokens_per_pack: `data.tokens_per_pack`; None to leave it as it is.
     """
-    launcher = ["srun", "python", "train.py"] if num_nodes > 1 else ["python", "train.py"]
+    launcher = [*(["srun"] if num_nodes > 1 else []), *program.words("train")]
     strategy = way.strategy
     words = [*launcher, *arguments]
     if strategy.offload == "nvme":

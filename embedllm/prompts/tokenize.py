@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from embedllm.errors import ConfigError, DataError
@@ -66,6 +67,30 @@ def tokenize_rows(
     Raises:
         ConfigError: As `tokenize`, and when the tokenizer cannot tell where its tokens lie.
     """
+    return cut_and_tokenize(
+        sentences, tokenizer=tokenizer, prompt=prompt, max_length=max_length
+    ).rows
+
+
+class Finished(NamedTuple):
+    """What is left of each sentence after clean-up and cutting, and the tokens of its prompt."""
+
+    sentences: list[str]
+    rows: list[Row]
+
+
+def cut_and_tokenize(
+    sentences: Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_length: int | None = None,
+) -> Finished:
+    """Returns what `tokenize_rows` does, with the sentences that the prompts were filled with.
+
+    Raises:
+        ConfigError: As `tokenize_rows`.
+    """
     cleaned = [prompt.clean(sentence) for sentence in sentences]
     check_unicode(cleaned)
     if prompt.max_sentence_tokens is not None:
@@ -74,7 +99,7 @@ def tokenize_rows(
     rows = _encode(prompt, cleaned, tokenizer, head)
     if max_length is not None:
         _fit(rows, cleaned, tokenizer, prompt, max_length)
-    return rows
+    return Finished(cleaned, rows)
 
 
 def prepended_position(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -214,8 +239,13 @@ def _fit(
     prompt: Prompt,
     max_length: int,
 ) -> None:
-    """Cuts, in place, the sentences whose prompts exceed the positions that the model has."""
-    too_long = [i for i, row in enumerate(rows) if len(row.ids) > max_length]
+    """Cuts, in place, sentences whose prompts exceed the model's positions, and their rows."""
+    is_plain = len(prompt.literals) == 2 and prompt.pool_over == "prompt"
+    # The template's end is there already in a plain prompt that just fits, or nearly: its last
+    # token may be merged with the sentence's. Other libraries cannot tell such a prompt from one
+    # that they cut, so both end alike.
+    limit = max_length if is_plain else max_length + 1
+    too_long = [i for i, row in enumerate(rows) if len(row.ids) >= limit]
     if not too_long:
         return
     head = leading_special_tokens(tokenizer)
@@ -228,15 +258,38 @@ def _fit(
             f"the prompt without a sentence takes {num_template} tokens, but the model has only "
             f"{max_length} positions; shorten prompt.template or prompt.demonstrations"
         )
-    _log.warning(
-        "%d sentences exceed the %d positions of the model and are cut to %d tokens",
-        len(too_long),
-        max_length,
-        budget,
-    )
+    num_cut = sum(len(rows[i].ids) > max_length for i in too_long)
+    if num_cut:
+        _log.warning(
+            "%d sentences exceed the %d positions of the model and are cut to about %d tokens",
+            num_cut,
+            max_length,
+            budget,
+        )
+    if is_plain:
+        tail = template_tail(prompt, tokenizer)
+        for i in too_long:
+            ids = [*rows[i].ids[: max_length - len(tail)], *tail]
+            rows[i] = Row(ids, 0, len(ids))
+        return
     while too_long:
         shorter = _cut([cleaned[i] for i in too_long], tokenizer, [budget] * len(too_long))
-        for i, row in zip(too_long, _encode(prompt, shorter, tokenizer, head), strict=True):
-            rows[i] = row
+        shorter_rows = _encode(prompt, shorter, tokenizer, head)
+        for i, text, row in zip(too_long, shorter, shorter_rows, strict=True):
+            cleaned[i], rows[i] = text, row
         too_long = [i for i in too_long if len(rows[i].ids) > max_length]
         budget -= 1
+
+
+def template_tail(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Returns the tokens in which the finished prompts of any two sentences end.
+
+    With clean-up they begin with the sentence's full stop. Found as sentence-transformers finds
+    the end of a chat template, so that an exported model cuts where this one does.
+    """
+    head = leading_special_tokens(tokenizer)
+    cleaned = [prompt.clean(sentence) for sentence in ("0", "1 2 3 4")]
+    first, second = (row.ids for row in _encode(prompt, cleaned, tokenizer, head))
+    pairs = zip(reversed(first), reversed(second), strict=False)
+    num_alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return first[len(first) - num_alike :] if num_alike else []

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedllm import program
 from embedllm.config import ReportConfig
 from embedllm.errors import ResultError
 from embedllm.report.learning_curves import LearningCurve, read_learning_curves
@@ -64,8 +65,8 @@ def read_tables(config: ReportConfig) -> TableContent:
     results = _read_store(store, strict=config.strict)
     if not results:
         raise ResultError(
-            f"the results store {store} is empty; evaluate.py and train.py fill it, and "
-            "paths.results_dir says where it is"
+            f"the results store {store} is empty; {program.shown('evaluate')} and "
+            f"{program.shown('train')} fill it, and paths.results_dir says where it is"
         )
     searches = read_searches(Path(config.searches), strict=config.strict)
     return TableContent(show_folder(store), build_rows(results), tuple(searches), load_published())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from pathlib import Path
 
+from embedllm import program
 from embedllm.config import TrainConfig, training_identity
 from embedllm.data.examples import load_training_data
 from embedllm.invocation import Invocation
@@ -45,10 +45,10 @@ def run_train(config: TrainConfig, invocation: Invocation) -> float | None:
         return state.objective
     trainer = config.trainer
     if needs_launch(devices=trainer.devices, num_nodes=trainer.num_nodes):
-        launch(sys.argv[0], invocation, run_name=config.run_name, num_processes=trainer.devices)
+        launch("train", invocation, run_name=config.run_name, num_processes=trainer.devices)
         return read_run_state(invocation.folder).objective
     root = invocation.folder
-    command = shlex.join(["python", "train.py", *_overrides_to_resume(config, invocation)])
+    command = shlex.join([*program.words("train"), *_overrides_to_resume(config, invocation)])
     _log.info("run folder %s; should it stop, this goes on: %s", root, command)
     needs_group = config.strategy.name in ("deepspeed", "fsdp2", "auto")
     timeout = config.strategy.timeout_seconds

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import torch
 
+from embedllm import program
 from embedllm.config import HardwareConfig, TrainConfig
 from embedllm.errors import ConfigError
 from embedllm.log import get_logger
 from embedllm.models.backbone import resolve_device
+from embedllm.planning.answers import choose_strategy, estimate_training
 from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
-from embedllm.planning.planner import Candidate, choose_strategy, estimate_training
+from embedllm.planning.planner import Candidate
 from embedllm.ranks import current_rank
 
 _log = get_logger(__name__)
@@ -87,7 +89,7 @@ def _check_memory(config: TrainConfig, candidate: Candidate, hardware: Hardware)
         f"{candidate.memory.total / GIB:.1f} GiB by estimate, and there are "
         f"{hardware.memory / GIB:.1f} for each process ({candidate.problem}); use strategy=auto, "
         "more trainer.devices, model.quantization=nf4 or a smaller model "
-        "(python -m embedllm plan shows what fits)"
+        f"({program.shown('plan')} shows what fits)"
     )
     # States can be computed again, packs be smaller; weights have to be somewhere.
     if candidate.memory.weights > hardware.memory:

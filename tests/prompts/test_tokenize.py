@@ -17,7 +17,12 @@ from embedllm.config import DemonstrationConfig, PromptConfig
 from embedllm.errors import ConfigError, DataError
 from embedllm.prompts.bundled_tokenizer import build_bundled_tokenizer
 from embedllm.prompts.template import Prompt, build_prompt
-from embedllm.prompts.tokenize import leading_special_tokens, tokenize, trailing_special_tokens
+from embedllm.prompts.tokenize import (
+    leading_special_tokens,
+    template_tail,
+    tokenize,
+    trailing_special_tokens,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -257,20 +262,35 @@ def test_prompts_fit_the_model(
         sentences, tokenizer=tokenizer, prompt=prompt_of(), max_length=template + room
     )
     suffix = ids_of(SUFFIX, tokenizer)
-    for sentence, before, after in zip(sentences, unlimited, fitted, strict=True):
+    for before, after in zip(unlimited, fitted, strict=True):
         assert len(after) <= template + room
         assert after[-len(suffix) :] == suffix
-        if len(before) <= template + room:
+        if len(before) < template + room:
             assert after == before
         else:
-            assert sentence.startswith(kept_sentence(after, tokenizer))
+            assert len(after) == template + room
+            num_kept = template + room - len(template_tail(prompt_of(), tokenizer))
+            assert after[:num_kept] == before[:num_kept]
 
 
 def test_fit_keeps_most_of_the_sentence(tokenizer: PreTrainedTokenizerBase) -> None:
     sentence = "one two three " * 100
     ids = tokenize([sentence], tokenizer=tokenizer, prompt=prompt_of(), max_length=64)[0]
-    # Two tokens are held back for merges at the border, and the space at the cut is dropped.
-    assert 64 - 3 <= len(ids) <= 64
+    assert len(ids) == 64
+
+
+@pytest.mark.parametrize("clean_up", ["none", "paper"])
+def test_what_is_cut_ends_as_all_prompts_do(
+    tokenizer: PreTrainedTokenizerBase, clean_up: str
+) -> None:
+    prompt = prompt_of(clean_up=clean_up)
+    tail = template_tail(prompt, tokenizer)
+    assert tokenizer.decode(tail).endswith(SUFFIX)
+    assert tail == tokenize(["Any other 7"], tokenizer=tokenizer, prompt=prompt)[0][-len(tail) :]
+    for num_words in (60, 61, 100):
+        text = "a " * num_words
+        ids = tokenize([text], tokenizer=tokenizer, prompt=prompt, max_length=48)[0]
+        assert ids[-len(tail) :] == tail
 
 
 def test_template_that_repeats_the_sentence_fits(tokenizer: PreTrainedTokenizerBase) -> None:

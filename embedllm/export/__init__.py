@@ -1,0 +1,1 @@
+"""A trained adapter to what other libraries load: merged weights, folders, cards, uploads."""

@@ -1,0 +1,83 @@
+"""Fine-tunes the default model on a CSV of pairs, and says what it did on pairs held out.
+
+    python examples/finetune_on_pairs.py examples/pairs.csv
+    python examples/finetune_on_pairs.py my.csv --output outputs/mine data.global_batch_size=64
+
+The CSV has two columns, anchor and positive, whose texts mean the same. A fifth of the rows is held
+out; there each anchor has to find its own positive among all of them. What comes behind goes to
+the training, which is `embedllm train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from embedllm import SentenceEncoder
+
+COLUMNS = ("anchor", "positive")
+HELD_OUT = 0.2
+
+
+def split(path: Path, folder: Path) -> tuple[Path, list[dict[str, str]]]:
+    """Writes the rows to train on as a CSV of their own; returns its path and the other rows."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    if len(rows) < 10 or not set(COLUMNS) <= rows[0].keys():
+        sys.exit(f"error: {path} must have the columns {', '.join(COLUMNS)} and at least ten rows")
+    random.Random(0).shuffle(rows)
+    number = round(len(rows) * HELD_OUT)
+    train = folder / "train.csv"
+    with train.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows[number:])
+    return train, rows[:number]
+
+
+def found_first(source: str, rows: list[dict[str, str]]) -> float:
+    """Returns the share of anchors whose own positive is the most similar one."""
+    encoder = SentenceEncoder.load(source)
+    anchors, positives = ([row[name] for row in rows] for name in COLUMNS)
+    best = encoder.similarity(anchors, positives).argmax(axis=1)
+    # Two rows may have the same positive.
+    hits = [positives[int(b)] == own for b, own in zip(best, positives, strict=True)]
+    return sum(hits) / len(hits)
+
+
+def main() -> None:
+    """Splits, scores, trains, scores again."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("csv", type=Path)
+    parser.add_argument("--model", default="smollm2-135m", help="an option of conf/model")
+    parser.add_argument("--output", type=Path, default=Path("outputs/pairs"))
+    arguments, overrides = parser.parse_known_args()
+    start = time.monotonic()
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    train, held_out = split(arguments.csv, arguments.output)
+
+    before = found_first(arguments.model, held_out)
+    settings = [
+        f"model={arguments.model}",
+        *("data=nli", f"data.path={train}", "data.global_batch_size=32"),
+        *("trainer.max_epochs=4", "trainer.activation_checkpointing=packs", "evaluation=none"),
+        *(f"paths.output_dir={arguments.output.parent}", f"run_name={arguments.output.name}"),
+    ]
+    subprocess.run([sys.executable, "-m", "embedllm", "train", *settings, *overrides], check=True)
+    adapter = arguments.output / "adapter"
+    after = found_first(str(adapter), held_out)
+
+    print(f"held-out pairs: {len(held_out)}")
+    print(f"positive found first, before: {before:.0%}")
+    print(f"positive found first, after:  {after:.0%}")
+    print(f"adapter: {adapter}")
+    print(f"time: {(time.monotonic() - start) / 60:.1f} minutes")
+
+
+if __name__ == "__main__":
+    main()
