@@ -1,6 +1,6 @@
 # make demo   from nothing to a fine-tuned embedder: set-up, training, table
 # make test   the default test suite, in two processes (WORKERS=0: in one, for a debugger)
-# make check  lint, format and types
+# make check  lint, format, types and dependencies
 # make docs   the pages as a site, in site/
 VENV ?= .venv
 PYTHON ?= python3
@@ -34,6 +34,8 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	# What the package imports is what it asks for, and the other way round.
+	$(BIN)/deptry .
 
 docs: $(STAMP)
 	$(BIN)/mkdocs build --strict

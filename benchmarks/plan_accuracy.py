@@ -41,7 +41,7 @@ from side_by_side import to_table, write_record
 from embedllm.config import PlanConfig
 from embedllm.distributed import is_joined, joined
 from embedllm.entry import CONF_DIR, register, to_typed
-from embedllm.planning.planner import build_planner
+from embedllm.planning.answers import build_planner
 from embedllm.planning.ways import CHOICES
 from embedllm.ranks import current_rank
 from embedllm.training import fit, runner

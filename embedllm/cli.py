@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from embedllm import program
-from embedllm.errors import ConfigError
+from embedllm.errors import EXIT_CODES, ConfigError
 
 
 class Command(NamedTuple):
@@ -59,6 +59,9 @@ COMMANDS: dict[str, Command] = {
         "embedllm.report.command:run_report",
         "make the page of all results, beside the published numbers",
     ),
+    "demo": Command(
+        "embedllm.demo.command:run_demo", "open a page to compare, search and look inside a model"
+    ),
 }
 
 
@@ -70,7 +73,10 @@ def main(arguments: list[str] | None = None) -> None:
 
     Leaves the process with exit code 2 for an unknown command, and as `entry.run` does otherwise.
     """
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    given = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if _installed_completion(given):
+        return
+    name, *rest = given
     if name in ("-h", "--help", "help"):
         sys.stdout.write(f"{usage()}\n")
         return
@@ -88,6 +94,8 @@ def start(name: str) -> None:
     Args:
         name: One of `COMMANDS`.
     """
+    if _installed_completion(sys.argv[1:]):
+        return
     from embedllm.entry import run
 
     run(name, _load(COMMANDS[name].task))
@@ -101,8 +109,21 @@ def usage() -> str:
             f"usage: {program.shown('COMMAND')} [key=value ...]",
             *lines,
             f"{program.shown('COMMAND')} --help describes one.",
+            "All take console.format=json (the result as JSON on stdout) and console.quiet=true.",
+            "Exit codes:",
+            *(f"  {code:<4}{meaning}" for code, meaning in EXIT_CODES.items()),
         ]
     )
+
+
+def _installed_completion(arguments: list[str]) -> bool:
+    """Prints the script of shell completion where it is asked for, and returns whether it is."""
+    from embedllm.completion import bash_script
+
+    script = bash_script(arguments, COMMANDS)
+    if script is not None:
+        sys.stdout.write(script)
+    return script is not None
 
 
 def _load(task: str) -> Callable[[Any, Any], Any]:

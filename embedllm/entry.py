@@ -28,6 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from embedllm import multirun, program
 from embedllm.config import (
+    DemoConfig,
     DemonstrationsConfig,
     EncodeConfig,
     EvaluateConfig,
@@ -43,10 +44,11 @@ from embedllm.config import (
 )
 from embedllm.config.checks import plain_name
 from embedllm.config.options import CONF_DIR, default_cache_dir, option_names
-from embedllm.errors import ConfigError, EmbedllmError, PeerError, PreemptedError
+from embedllm.errors import INTERRUPTED, ConfigError, EmbedllmError, PeerError, PreemptedError
 from embedllm.invocation import Invocation
-from embedllm.log import get_logger, process_number
+from embedllm.log import be_quiet, get_logger, process_number, quiet_loggers
 from embedllm.preemption import leave, stop_requests
+from embedllm.ranks import left_at_once
 from embedllm.run_state import failures_since, read_failure, recorded_failure
 from embedllm.secrets import redact, refuse_secrets
 
@@ -66,7 +68,20 @@ _SCHEMAS: dict[str, type[Any]] = {
     "plan": PlanConfig,
     "results": ResultsConfig,
     "report": ReportConfig,
+    "demo": DemoConfig,
 }
+# What a command's key is called on its command line, where Hydra has a group of that name.
+_SHORT_KEYS = {
+    "report": ("sweep", "sweep_folder"),
+    "demo": ("adapter", "adapter_path"),
+    "export": ("adapter", "adapter_path"),
+}
+
+
+def with_full_keys(config_name: str, overrides: list[str]) -> list[str]:
+    """Returns the command line of a command with its short keys written out."""
+    short, key = _SHORT_KEYS.get(config_name, ("", ""))
+    return [re.sub(f"^{short}=", f"{key}=", o) for o in overrides] if short else overrides
 
 
 def register() -> None:
@@ -101,7 +116,7 @@ def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     a bug and keeps its traceback.
     """
     command = _Command(config_name, sys.argv[1:])
-    with stop_requests():
+    with left_at_once(), stop_requests():
         try:
             _run(config_name, task, command)
         except PreemptedError as error:
@@ -146,6 +161,8 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
     def job(config: DictConfig) -> Any:
         nonlocal is_composed
         is_composed = True
+        # Before anything loud is imported.
+        quiet_loggers()
         hydra_config = HydraConfig.get()
         is_sweep = hydra_config.mode == RunMode.MULTIRUN
         # A repeated sweep finds its runs by itself.
@@ -183,9 +200,9 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
     try:
         if is_training:
             sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
-        if config_name == "report":
+        if config_name in _SHORT_KEYS:
             # Hydra takes the name of a folder in conf/ for a group, never for a key.
-            sys.argv[1:] = [re.sub("^sweep=", "sweep_folder=", a) for a in sys.argv[1:]]
+            sys.argv[1:] = with_full_keys(config_name, sys.argv[1:])
         _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)
@@ -203,7 +220,9 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
             raise
         _leave(f"the command line is malformed: {error}", ConfigError.exit_code)
     except KeyboardInterrupt:
-        _leave("interrupted; the same command with the same run_name goes on from here", 130)
+        has_run = any(field.name == "run_name" for field in fields(_SCHEMAS[config_name]))
+        hint = "; the same command with the same run_name goes on from here" if has_run else ""
+        _leave(f"interrupted{hint}", INTERRUPTED)
 
 
 def _run_all(main: Callable[[], Any], sweep_dirs: set[Path]) -> None:
@@ -253,7 +272,10 @@ def _call(
     is_training = command.name == "train"
     try:
         with recorded_failure(invocation.folder) if is_training else nullcontext():
-            return task(to_typed(config), invocation)
+            typed = to_typed(config)
+            if typed.console.quiet:
+                be_quiet()
+            return task(typed, replace(invocation, console=typed.console))
     except PreemptedError as error:
         if not is_alone:
             raise

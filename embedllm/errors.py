@@ -7,6 +7,22 @@ keeps its traceback.
 
 from __future__ import annotations
 
+from typing import Final
+
+INTERRUPTED: Final = 130
+"""Exit code after Ctrl-C: what shells give a program that SIGINT ended."""
+
+EXIT_CODES: Final = {
+    0: "done",
+    1: "a bug, with its traceback",
+    2: "something to mend: one message says what, and nothing was begun or what was done is kept",
+    3: "another process of the run was lost",
+    4: "a loss, a gradient or a weight is NaN or infinite (trainer.on_nan)",
+    75: "stopped by SIGTERM or SIGUSR1; the same command goes on",
+    INTERRUPTED: "Ctrl-C; the same command goes on",
+}
+"""What every command leaves with. Scripts rely on it: a number keeps its meaning."""
+
 
 class EmbedllmError(ValueError):
     """Base of all errors that are shown to the user without a traceback."""

@@ -17,14 +17,14 @@ _log = get_logger(__name__)
 TIMEOUT_SECONDS: Final = 20.0
 
 
-def ask_in_time(ask: Callable[[], _T]) -> _T:
+def ask_in_time(ask: Callable[[], _T], *, seconds: float | None = None) -> _T:
     """Returns what `ask` returns.
 
     The libraries retry a hub that does not answer for minutes, and wait for some answers without
     end; asking on a thread that can be left behind bounds both.
 
     Raises:
-        TimeoutError: There is no answer in `TIMEOUT_SECONDS`.
+        TimeoutError: There is no answer in `seconds`, by default `TIMEOUT_SECONDS`.
         Exception: Whatever `ask` raises.
     """
     answer: list[tuple[_T | None, Exception | None]] = []
@@ -37,9 +37,10 @@ def ask_in_time(ask: Callable[[], _T]) -> _T:
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(TIMEOUT_SECONDS)
+    seconds = TIMEOUT_SECONDS if seconds is None else seconds
+    thread.join(seconds)
     if not answer:
-        raise TimeoutError(f"no answer in {TIMEOUT_SECONDS:g} s")
+        raise TimeoutError(f"no answer in {seconds:g} s")
     [(result, error)] = answer
     if error is not None:
         raise error

@@ -44,7 +44,11 @@ def error_console() -> Console:
     return Console(stderr=True)
 
 
-class _BarFriendlyHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Prints on stderr."""
+
+
+class _BarFriendlyHandler(_ConsoleHandler):
     """Prints above live progress bars instead of through them."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -63,7 +67,7 @@ class _Redacting(logging.Filter):
 
 def build_console_handler() -> logging.Handler:
     """Returns the handler of the console: around progress bars on a terminal, else plain."""
-    handler = _BarFriendlyHandler() if sys.stderr.isatty() else logging.StreamHandler()
+    handler = _BarFriendlyHandler() if sys.stderr.isatty() else _ConsoleHandler()
     handler.addFilter(_Redacting())
     return handler
 
@@ -89,12 +93,33 @@ def build_file_handler(filename: str) -> logging.Handler:
     return handler
 
 
+def be_quiet() -> None:
+    """Lets nothing below a warning onto the console from now on; log files stay as they are."""
+    for handler in _console_handlers():
+        handler.setLevel(logging.WARNING)
+
+
+def is_quiet() -> bool:
+    """Whether `be_quiet` was called; progress is for nobody then."""
+    handlers = _console_handlers()
+    return bool(handlers) and all(h.level >= logging.WARNING for h in handlers)
+
+
+def _console_handlers() -> list[logging.Handler]:
+    return [h for h in logging.getLogger().handlers if isinstance(h, _ConsoleHandler)]
+
+
 def quiet_libraries() -> None:
     """Turns off library chatter that names nothing a user can act on."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
+    quiet_loggers()
+
+
+def quiet_loggers() -> None:
+    """Does the part of `quiet_libraries` that imports nothing."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
         logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.WARNING)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from embedllm.log import error_console, get_logger, process_number
+from embedllm.log import error_console, get_logger, is_quiet, process_number
 
 _log = get_logger(__name__)
 _LOG_EVERY_SECONDS = 20.0
@@ -20,6 +20,9 @@ def progress_bar(label: str, *, total: int, unit: str) -> Iterator[Callable[[int
     On a terminal this is a rich bar with rate and time left; bars nest. Into a file, where a bar
     would be invisible or garbage, it is one log line every 20 seconds with the same figures.
     """
+    if is_quiet():
+        yield lambda count: None
+        return
     if sys.stderr.isatty():
         with rich_bar(label, total, unit) as advance:
             yield advance
@@ -67,7 +70,7 @@ def rich_bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None
         TimeRemainingColumn(),
     )
     console = error_console()
-    is_shown = console.is_terminal and process_number() == 0
+    is_shown = console.is_terminal and process_number() == 0 and not is_quiet()
     with Progress(*columns, console=console, disable=not is_shown) as bars:
         task = bars.add_task(label, total=total, rate="")
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -51,6 +55,27 @@ def current_rank() -> Rank:
     else:
         num_nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or 1) if world_size > 1 else 1
     return Rank(rank, world_size, local_rank, max(num_nodes, 1), node_rank)
+
+
+@contextmanager
+def left_at_once() -> Iterator[None]:
+    """Ends one of several processes behind the block, without the destructors of C++ libraries.
+
+    What DeepSpeed and FSDP leave behind keeps gloo's threads running for as long as the process
+    lives. Destroyed under them, a library now and then aborts a run that had succeeded.
+    """
+    code = 0
+    try:
+        yield
+    except SystemExit as error:
+        if current_rank().world_size == 1 or isinstance(error.code, str):
+            raise
+        code = error.code or 0
+    if current_rank().world_size > 1:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def slurm_job() -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import CONF_DIR, register, to_typed, with_full_keys
 from embedllm.training.runner import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ def _commands() -> list[str]:
 
 def _names(config_name: str) -> list[str]:
     """Defaults of these hold the choice of the model, known to a command that runs, not here."""
-    if config_name in ("results", "report", "encode", "profile", "plan", "export"):
+    if config_name in ("results", "report", "encode", "profile", "plan", "export", "demo"):
         return []
     return ["run_name=x", *(["save_as=x"] if config_name == "search" else [])]
 
@@ -51,9 +51,7 @@ def test_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None
     words = shlex.split(command.split(" > ")[0].replace("python -m embedllm ", "python ", 1))
     config_name = words[1].removesuffix(".py")
     overrides = [w for w in words[2:] if not w.startswith("--") and w != "job"]
-    if config_name == "report":
-        # What `entry.run` makes of it.
-        overrides = [re.sub("^sweep=", "sweep_folder=", w) for w in overrides]
+    overrides = with_full_keys(config_name, overrides)
     register()
     # A sweep composes once per value.
     parts = [re.split(r",(?![^\[]*\])", o) for o in overrides] if "--multirun" in words else []

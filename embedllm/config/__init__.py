@@ -1,6 +1,8 @@
 """The typed configuration: `groups` (the options), `commands` (the roots), `fingerprint`."""
 
 from embedllm.config.commands import EvaluateConfig, LayersConfig, SearchConfig, TrainConfig
+from embedllm.config.console import ConsoleConfig
+from embedllm.config.demo import DemoConfig
 from embedllm.config.demonstrations import (
     DefinitionsConfig,
     DemonstrationsConfig,
@@ -46,8 +48,10 @@ __all__ = [
     "POOL_OVER",
     "AdapterConfig",
     "ColumnsConfig",
+    "ConsoleConfig",
     "DataConfig",
     "DefinitionsConfig",
+    "DemoConfig",
     "DemonstrationConfig",
     "DemonstrationsConfig",
     "EncodeConfig",

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from embedllm.config.checks import at_least, one_of, plain_name
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import (
     AdapterConfig,
     DataConfig,
@@ -79,6 +80,7 @@ class TrainConfig:
     evaluation: EvaluationConfig = MISSING
     probe: ProbeConfig = MISSING
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         one_of("resume", self.resume, ("auto", "never", "adapt"))
@@ -152,6 +154,7 @@ class EvaluateConfig:
     strategy: StrategyConfig = MISSING
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         plain_name("run_name", self.run_name)
@@ -182,6 +185,7 @@ class SearchConfig:
     search: HalvingConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         plain_name("run_name", self.run_name)
@@ -208,6 +212,7 @@ class LayersConfig:
     prompt: PromptConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         plain_name("run_name", self.run_name)

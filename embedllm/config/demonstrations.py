@@ -10,6 +10,7 @@ from omegaconf import MISSING
 
 from embedllm.config.checks import at_least, one_of
 from embedllm.config.commands import MAX_SEED
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import EvaluationConfig, ModelConfig, PathsConfig, PromptConfig
 from embedllm.errors import ConfigError
 
@@ -124,6 +125,7 @@ class DemonstrationsConfig:
     prompt: PromptConfig = MISSING
     evaluation: EvaluationConfig = MISSING
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         one_of("source", self.source, SOURCES)

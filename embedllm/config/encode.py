@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
 from embedllm.config.checks import at_least, one_of
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import ModelConfig, PathsConfig, PromptConfig
 from embedllm.errors import ConfigError
 
@@ -45,6 +46,7 @@ class EncodeConfig:
     model: ModelConfig = MISSING
     prompt: PromptConfig = MISSING
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         one_of("input_format", self.input_format, ("auto", *INPUT_FORMATS))

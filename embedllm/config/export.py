@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from omegaconf import MISSING
 
 from embedllm.config.checks import one_of
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import DTYPES, PathsConfig
 from embedllm.errors import ConfigError
 
@@ -20,8 +21,8 @@ _REPOSITORY: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 class ExportConfig:
     """Everything `python -m embedllm export` needs."""
 
-    adapter: str = MISSING
-    """Adapter folder, or the run folder that it is in."""
+    adapter_path: str = MISSING
+    """Adapter folder, or the run folder that it is in; `adapter=` on the command line."""
     output: str = MISSING
     """Folder to make."""
     format: str = "sentence-transformers"
@@ -45,11 +46,12 @@ class ExportConfig:
     push_dry_run: bool = False
     """Print what `push` would send, and send nothing."""
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         one_of("format", self.format, EXPORT_FORMATS)
         one_of("dtype", self.dtype, DTYPES)
-        for key, value in (("adapter", self.adapter), ("output", self.output)):
+        for key, value in (("adapter", self.adapter_path), ("output", self.output)):
             if not value:
                 raise ConfigError(f"{key} is empty; it must be a folder")
         if self.push is not None and not _REPOSITORY.fullmatch(self.push):

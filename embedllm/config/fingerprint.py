@@ -18,6 +18,7 @@ _NOT_IN_FINGERPRINT = (
     "resume",
     "paths",
     "logger",
+    "console",
     "strategy",
 )
 _NOT_IN_FINGERPRINT_NESTED = {

@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from embedllm.config.checks import at_least, one_of
 from embedllm.config.commands import TrainConfig
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import (
     AdapterConfig,
     DataConfig,
@@ -66,6 +67,7 @@ class ProfileConfig:
     loss: LossConfig = MISSING
     trainer: TrainerConfig = MISSING
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         at_least("seed", self.seed, 0)

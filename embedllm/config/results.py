@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from omegaconf import MISSING
 
 from embedllm.config.checks import at_least, one_of
+from embedllm.config.console import ConsoleConfig
 from embedllm.config.groups import PathsConfig
 from embedllm.errors import ConfigError
 
@@ -71,6 +72,7 @@ class ResultsConfig:
     strict: bool = False
     """Refuse a store with damaged or foreign JSON files instead of leaving these out."""
     paths: PathsConfig = MISSING
+    console: ConsoleConfig = field(default_factory=ConsoleConfig)
 
     def __post_init__(self) -> None:
         at_least("limit", self.limit, 1)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from embedllm.config import DemonstrationConfig, DemonstrationsConfig
+from embedllm.console import print_line
 from embedllm.demonstrations.overlap import OverlapReport, OverlapScreen, load_evaluation_texts
 from embedllm.demonstrations.sets import (
     PAPER,
@@ -23,6 +24,9 @@ from embedllm.errors import DataError
 from embedllm.files import write_json
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = get_logger(__name__)
 
@@ -78,17 +82,19 @@ def run_build(config: DemonstrationsConfig, invocation: Invocation) -> None:
         EmbedllmError: Whatever a user can mend.
     """
     quiet_libraries()
-    from rich.console import Console
-
     built = build_set(config, invocation.folder)
-    console = Console()
-    console.print(built.overlaps.to_table())
-    for reason, count in built.left_out.items():
-        console.print(f"left out: {count} ({reason})", soft_wrap=True, highlight=False)
-    console.print(f"demonstrations: {len(built.demonstrations)}", highlight=False)
-    console.print(f"overlaps: {invocation.folder / 'overlaps.json'}", soft_wrap=True)
-    if built.output is not None:
-        console.print(f"set: {built.output}", soft_wrap=True)
+    overlaps = invocation.folder / "overlaps.json"
+
+    def draw(console: Console) -> None:
+        console.print(built.overlaps.to_table())
+        for reason, count in built.left_out.items():
+            print_line(console, f"left out: {count} ({reason})")
+        print_line(console, f"demonstrations: {len(built.demonstrations)}")
+        print_line(console, f"overlaps: {overlaps}")
+        if built.output is not None:
+            print_line(console, f"set: {built.output}")
+
+    invocation.show({**built.to_dict(), "overlaps": str(overlaps)}, draw)
 
 
 def build_set(config: DemonstrationsConfig, folder: Path) -> BuiltSet:

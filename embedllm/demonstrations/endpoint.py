@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import os
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -13,6 +12,7 @@ from types import TracebackType
 from typing import Any, Final
 
 import httpx
+import tenacity
 
 from embedllm.config import EndpointConfig
 from embedllm.demonstrations.words import Answer
@@ -90,34 +90,50 @@ class EndpointProposer:
             "messages": [{"role": "user", "content": prompt}],
             **self._config.options,
         }
-        for attempt in range(self._config.max_retries + 1):
-            is_last = attempt == self._config.max_retries
-            wait = self._config.retry_seconds * 2**attempt
-            try:
-                response = self._client.post(self._url, json=body)
-            except (httpx.ConnectError, httpx.ProxyError, httpx.InvalidURL) as error:
-                raise self._error(f"could not be reached ({error})") from error
-            except httpx.TransportError as error:
-                reason = f"{type(error).__name__} {error}".strip()
-                if is_last:
-                    raise self._error(
-                        f"gave no answer within {self._config.timeout_seconds:g} s, asked "
-                        f"{attempt + 1} times ({reason}); see endpoint.timeout_seconds"
-                    ) from error
-            else:
-                if not _is_worth_retrying(response.status_code) or is_last:
-                    return self._read(response, num_attempts=attempt + 1)
-                reason = f"status {response.status_code}"
-                wait = _requested_wait(response) or wait
-            wait = min(wait, _MAX_WAIT_SECONDS)
-            _log.warning("%s: %s; asking again in %.1f s", self._url, reason, wait)
-            time.sleep(wait)
-        raise AssertionError("the last attempt returns or raises")
+        config = self._config
+        attempts = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(config.max_retries + 1),
+            retry=tenacity.retry_if_exception_type(_NotNowError),
+            wait=_Wait(config.retry_seconds),
+            before_sleep=self._say_that_it_waits,
+        )
+        try:
+            return attempts(self._ask_once, body)
+        except tenacity.RetryError as error:
+            reason = error.last_attempt.exception()
+            asked = f"asked {error.last_attempt.attempt_number} times"
+            if not isinstance(reason, _NotNowError) or reason.response is None:
+                raise self._error(
+                    f"gave no answer within {config.timeout_seconds:g} s, {asked} ({reason}); "
+                    "see endpoint.timeout_seconds"
+                ) from reason
+            raise self._error(
+                f"answered with {reason}, {asked}; try later, the same command goes on from here "
+                "(see endpoint.max_retries and endpoint.retry_seconds)"
+                f"{self._quote(reason.response)}"
+            ) from reason
 
-    def _read(self, response: httpx.Response, *, num_attempts: int) -> Answer:
+    def _ask_once(self, body: dict[str, Any]) -> Answer:
+        try:
+            response = self._client.post(self._url, json=body)
+        except (httpx.ConnectError, httpx.ProxyError, httpx.InvalidURL) as error:
+            raise self._error(f"could not be reached ({error})") from error
+        except httpx.TransportError as error:
+            raise _NotNowError(f"{type(error).__name__} {error}".strip()) from error
+        status = response.status_code
+        if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise _NotNowError(f"status {status}", response)
+        return self._read(response)
+
+    def _say_that_it_waits(self, attempt: tenacity.RetryCallState) -> None:
+        reason = attempt.outcome.exception() if attempt.outcome else None
+        seconds = attempt.upcoming_sleep
+        _log.warning("%s: %s; asking again in %.1f s", self._url, reason, seconds)
+
+    def _read(self, response: httpx.Response) -> Answer:
         status = response.status_code
         if status != HTTPStatus.OK:
-            explanation = _explain(status, self._config, num_attempts)
+            explanation = _explain(status, self._config)
             raise self._error(f"{explanation}{self._quote(response)}")
         try:
             choice = response.json()["choices"][0]
@@ -150,6 +166,27 @@ class EndpointProposer:
         return ModelError(f"endpoint.base_url: {self._url} {found}")
 
 
+class _NotNowError(Exception):
+    """Another attempt may succeed: what the server answered, if it did."""
+
+    def __init__(self, reason: str, response: httpx.Response | None = None) -> None:
+        super().__init__(reason)
+        self.response = response
+
+
+class _Wait(tenacity.wait.wait_base):
+    """What the server asks for; else a time that doubles with each attempt."""
+
+    def __init__(self, seconds: float) -> None:
+        self._doubling = tenacity.wait_exponential(multiplier=seconds)
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> float:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        response = error.response if isinstance(error, _NotNowError) else None
+        requested = _requested_wait(response) if response is not None else None
+        return min(requested or self._doubling(retry_state), _MAX_WAIT_SECONDS)
+
+
 def _read_key(variable: str) -> str:
     """Returns the key without surrounding white space, "" when there is none."""
     key = os.environ.get(variable, "").strip()
@@ -160,10 +197,6 @@ def _read_key(variable: str) -> str:
             "characters that no key has"
         )
     return key
-
-
-def _is_worth_retrying(status: int) -> bool:
-    return status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
 
 
 def _requested_wait(response: httpx.Response) -> float | None:
@@ -179,7 +212,7 @@ def _requested_wait(response: httpx.Response) -> float | None:
     return max((date - datetime.now(UTC)).total_seconds(), 0.0)
 
 
-def _explain(status: int, config: EndpointConfig, num_attempts: int) -> str:
+def _explain(status: int, config: EndpointConfig) -> str:
     """Says what a status other than 200 means and which key changes it."""
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return (
@@ -190,10 +223,5 @@ def _explain(status: int, config: EndpointConfig, num_attempts: int) -> str:
         return (
             f"is not there, or has no model {config.model!r} (status 404); base_url usually ends "
             "in /v1, endpoint.model is a name of the server"
-        )
-    if _is_worth_retrying(status):
-        return (
-            f"answered with status {status}, asked {num_attempts} times; try later, the same "
-            "command goes on from here (see endpoint.max_retries and endpoint.retry_seconds)"
         )
     return f"refuses the request (status {status}); see endpoint.model and endpoint.options"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedllm.config import EvaluationConfig
+from embedllm.console import result_table
 from embedllm.errors import DataError
 from embedllm.evaluation.tasks import load_task
 from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS, load_transfer_task
@@ -136,10 +137,7 @@ class OverlapReport:
 
     def to_table(self) -> Table:
         """Returns a table for the terminal: one row per task, the total last."""
-        from rich import box
-        from rich.table import Table
-
-        table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+        table = result_table()
         table.add_column("evaluation set")
         table.add_column(f"of {self.num_compared} sentences", justify="right")
         for task, count in self.per_task.items():

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from embedllm import program
 from embedllm.config import DemonstrationConfig, HalvingConfig, PromptConfig, SearchConfig
 from embedllm.config.prompt_file import prompt_to_yaml
+from embedllm.console import print_line
 from embedllm.demonstrations.agreement import CLOSE, Agreement
 from embedllm.demonstrations.halving import HalvingResult
 from embedllm.errors import CheckpointError, ConfigError
@@ -23,6 +24,9 @@ from embedllm.files import write_atomically, write_json
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger
 from embedllm.versions import git_revision, hardware, library_versions
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = get_logger(__name__)
 
@@ -95,31 +99,35 @@ def saved_prompt_path(save_as: str | None, invocation: Invocation) -> Path | Non
 def report(outcome: SearchOutcome, invocation: Invocation, saved_path: Path | None) -> None:
     """Writes ranking.csv, summary.json and the prompt, and prints what was found.
 
-    The summary goes to the results store too, under `searches/`.
+    Summary and ranking go to the results store too, under `searches/`.
 
     Args:
         outcome: What was found.
         invocation: How the command was called.
         saved_path: Where the prompt goes besides the run's folder; None for nowhere.
     """
-    from rich.console import Console
-
     folder = invocation.folder
-    write_atomically(folder / "ranking.csv", format_ranking(outcome).encode())
+    ranking = format_ranking(outcome).encode()
+    write_atomically(folder / "ranking.csv", ranking)
     summary = build_summary(outcome, invocation)
     write_json(folder / "summary.json", summary)
     prompt = format_prompt(outcome, invocation).encode()
     write_atomically(folder / "prompt.yaml", prompt)
     is_saved = saved_path is not None and _save(saved_path, prompt, folder)
     # Where `python -m embedllm report` looks; the same search run again takes its place.
-    write_json(Path(outcome.config.paths.results_dir) / "searches" / f"{folder.name}.json", summary)
-    console = Console()
-    console.print(_build_table(outcome))
-    for line in _sentences(outcome):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"results: {folder / 'ranking.csv'}, {folder / 'summary.json'}", soft_wrap=True)
+    kept = Path(outcome.config.paths.results_dir) / "searches"
+    write_json(kept / f"{folder.name}.json", summary)
+    write_atomically(kept / f"{folder.name}.csv", ranking)
     use = f"prompt={outcome.config.save_as}" if is_saved else str(folder / "prompt.yaml")
-    console.print(f"prompt: {use}", soft_wrap=True)
+
+    def draw(console: Console) -> None:
+        console.print(_build_table(outcome, is_fitted=console.is_terminal))
+        for line in _sentences(outcome):
+            print_line(console, line)
+        print_line(console, f"results: {folder / 'ranking.csv'}, {folder / 'summary.json'}")
+        print_line(console, f"prompt: {use}")
+
+    invocation.show({**summary, "use": use}, draw)
 
 
 def format_ranking(outcome: SearchOutcome) -> str:
@@ -268,13 +276,13 @@ def _describe_agreement(found: tuple[HalvingConfig, Agreement] | None) -> dict[s
     }
 
 
-def _build_table(outcome: SearchOutcome) -> Any:
+def _build_table(outcome: SearchOutcome, *, is_fitted: bool) -> Any:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
     result = outcome.result
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=is_fitted)
     for heading in ("rank", "no.", "pairs", "score"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("word", no_wrap=True)

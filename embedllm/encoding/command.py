@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from embedllm.config import EncodeConfig, fingerprint
+from embedllm.console import print_line
 from embedllm.distributed import use_device_of
 from embedllm.encoding.index import RecordIndex, load_or_build_index, read_index
 from embedllm.encoding.inputs import open_inputs
@@ -82,7 +83,8 @@ def run_encode(config: EncodeConfig, invocation: Invocation) -> None:
     _note_plan(manifest, index, missing)
     worker.make(missing)
     if rank.is_main:
-        _report(folder, manifest, index, missing, rank, seconds=time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        _report(invocation, folder, manifest, index, missing, rank, seconds=seconds)
 
 
 def _check_model(config: EncodeConfig, choice: EncoderChoice) -> None:
@@ -130,6 +132,7 @@ def _note_plan(manifest: Manifest, index: RecordIndex, missing: list[int]) -> No
 
 
 def _report(
+    invocation: Invocation,
     folder: ShardFolder,
     manifest: Manifest,
     index: RecordIndex,
@@ -139,8 +142,6 @@ def _report(
     seconds: float,
 ) -> None:
     """Notes the width of the vectors and prints what is there and how fast it came."""
-    from rich.console import Console
-
     embedding_dim = int(next(read_shards(folder.root)).vectors.shape[1])
     manifest.note(embedding_dim=embedding_dim)
     if made:
@@ -153,10 +154,16 @@ def _report(
             rank.world_size,
         )
     state = "written" if made else "all there already"
-    Console().print(
+    text = (
         f"{index.num_rows:,} vectors of {embedding_dim} {folder.dtype.name} numbers in "
-        f"{index.num_shards} shards, {state}: {folder.root}",
-        soft_wrap=True,
-        markup=False,
-        highlight=False,
+        f"{index.num_shards} shards, {state}: {folder.root}"
     )
+    record = {
+        "output": str(folder.root),
+        "num_rows": index.num_rows,
+        "num_shards": index.num_shards,
+        "num_shards_made": len(made),
+        "embedding_dim": embedding_dim,
+        "dtype": folder.dtype.name,
+    }
+    invocation.show(record, lambda console: print_line(console, text))

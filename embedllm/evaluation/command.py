@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedllm.config import EvaluateConfig
 from embedllm.config.quantization import check_quantized_strategy
+from embedllm.console import print_line
 from embedllm.files import to_plain_name
 from embedllm.invocation import Invocation
 from embedllm.launch import launch, needs_launch
@@ -16,6 +17,8 @@ from embedllm.ranks import current_rank
 from embedllm.tracking import TrackedRun, tracked
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from embedllm.evaluation.scores import EvaluationResult
 
 _log = get_logger(__name__)
@@ -33,10 +36,8 @@ def run_evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
         EmbedllmError: Whatever a user can mend, before any weight is loaded where possible.
     """
     quiet_libraries()
-    from rich.console import Console
-
     from embedllm.distributed import joined
-    from embedllm.evaluation.report import print_scores
+    from embedllm.evaluation.report import print_scores, scores_to_plain
 
     if needs_launch(devices=config.devices, num_nodes=1):
         launch("evaluate", invocation, run_name=config.run_name, num_processes=config.devices)
@@ -45,9 +46,12 @@ def run_evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     with joined(timeout_seconds=config.strategy.timeout_seconds, even_alone=is_zero) as rank:
         name, result, path = _evaluate(config, invocation)
     if rank.is_main:
-        console = Console()
-        print_scores(console, {name: result})
-        console.print(f"results: {path}", soft_wrap=True)
+
+        def draw(console: Console) -> None:
+            print_scores(console, {name: result})
+            print_line(console, f"results: {path}")
+
+        invocation.show({"name": name, **scores_to_plain(result), "results": str(path)}, draw)
 
 
 def _evaluate(config: EvaluateConfig, invocation: Invocation) -> tuple[str, EvaluationResult, Path]:

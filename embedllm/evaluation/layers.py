@@ -10,11 +10,13 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedllm.config import LayersConfig
+from embedllm.console import print_line, result_table
 from embedllm.errors import ConfigError
 from embedllm.evaluation.run import load_configured_tasks
 from embedllm.evaluation.sts import evaluate_sts
@@ -22,6 +24,9 @@ from embedllm.evaluation.tasks import PairTask
 from embedllm.files import write_atomically
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = get_logger(__name__)
 
@@ -48,9 +53,6 @@ def run_layers(config: LayersConfig, invocation: Invocation) -> None:
         EmbedllmError: Whatever else a user can mend, before any weight is loaded.
     """
     quiet_libraries()
-    from rich.console import Console
-    from rich.table import Table
-
     from embedllm.models.backbone import resolve_device
     from embedllm.models.layer_vectors import encode_layers
     from embedllm.models.loading import load_encoder
@@ -78,9 +80,15 @@ def run_layers(config: LayersConfig, invocation: Invocation) -> None:
     writer.writerows(enumerate(scores, start=1))
     path = invocation.folder / "layers.csv"
     write_atomically(path, text.getvalue().encode())
-    table = Table("layer", task.name)
+    table = result_table()
+    for heading in ("layer", task.name):
+        table.add_column(heading, justify="right")
     for layer, score in enumerate(scores, start=1):
         table.add_row(str(layer), f"{score:.2f}", style="bold" if layer == best + 1 else None)
-    console = Console()
-    console.print(table)
-    console.print(f"best: model.layer={best + 1} ({scores[best]:.2f}); scores: {path}")
+
+    def draw(console: Console) -> None:
+        console.print(table)
+        print_line(console, f"best: model.layer={best + 1} ({scores[best]:.2f}); scores: {path}")
+
+    record = {"task": task.name, "layers": dict(enumerate(scores, start=1)), "best": best + 1}
+    invocation.show({**record, "scores": str(path)}, draw)

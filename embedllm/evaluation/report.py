@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from embedllm.console import result_table
 from embedllm.evaluation.scores import EvaluationResult, TaskKind, TaskScore
 from embedllm.evaluation.tasks import PAPER_TASKS
 from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS
@@ -41,7 +41,7 @@ def format_scores(rows: Mapping[str, EvaluationResult]) -> Table:
     """
     header, body = _build_cells(rows)
     # Without vertical rules the seven tasks and their mean fit into 80 columns.
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = result_table()
     for position, heading in enumerate(header):
         table.add_column(heading, justify="left" if position == 0 else "right", no_wrap=True)
     for name, *cells in body:
@@ -61,6 +61,12 @@ def print_scores(console: Console, rows: Mapping[str, EvaluationResult]) -> None
         console.print(table)
     finally:
         console.width = width
+
+
+def scores_to_plain(result: EvaluationResult) -> dict[str, Any]:
+    """Returns the scores for scripts: each task's, and the averages that there are."""
+    averages = {kind: mean for kind, mean in result.averages.items() if mean is not None}
+    return {"tasks": {task.name: task.score for task in result.tasks}, "averages": averages}
 
 
 def to_markdown(rows: Mapping[str, EvaluationResult]) -> str:

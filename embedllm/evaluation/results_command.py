@@ -12,13 +12,12 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 
-from rich import box
-from rich.console import Console, JustifyMethod
+from rich.console import JustifyMethod
 from rich.markup import escape
-from rich.table import Table
 
 from embedllm.config import ResultFilterConfig, ResultsConfig
 from embedllm.config.checks import one_of
+from embedllm.console import result_console, result_table
 from embedllm.errors import ResultError
 from embedllm.evaluation.tasks import PAPER_TASKS
 from embedllm.invocation import Invocation
@@ -27,8 +26,6 @@ from embedllm.results import StoredResult, read_results
 
 _log = get_logger(__name__)
 
-# Wide enough for every table: a file or a pipe has no right edge to fold at.
-_WIDTH_WITHOUT_TERMINAL: Final = 10_000
 _MAX_PROMPT_CHARACTERS: Final = 24
 _MAX_NAMED_TASKS: Final = 2
 _NUM_TEXT_COLUMNS: Final = 6
@@ -60,7 +57,10 @@ def run_results(config: ResultsConfig, invocation: Invocation) -> None:
     elif not chosen:
         tasks = ", ".join(_tasks_of(results))
         _log.info("none of the %d results fits the filter; tasks: %s", len(results), tasks)
-    _print(chosen, config)
+    if invocation.console.format == "json":
+        invocation.show(_to_plain(chosen), lambda console: None)
+    else:
+        _print(chosen, config)
 
 
 def sort_results(results: Sequence[StoredResult], sort_by: str) -> list[StoredResult]:
@@ -207,7 +207,7 @@ def _to_table(results: Sequence[StoredResult], per_task: bool) -> str:
     if not results:
         return ""
     header, rows = _build_cells(results, per_task=per_task)
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = result_table()
     for position, heading in enumerate(header):
         justify: JustifyMethod = "left" if _is_text(position, heading) else "right"
         # On a narrow terminal names fold; times, types and numbers stay whole.
@@ -222,7 +222,7 @@ def _to_table(results: Sequence[StoredResult], per_task: bool) -> str:
     for row in rows:
         # Names may hold brackets, which rich takes for markup.
         table.add_row(*map(escape, row))
-    console = Console(width=None if sys.stdout.isatty() else _WIDTH_WITHOUT_TERMINAL)
+    console = result_console()
     with console.capture() as capture:
         console.print(table)
     return capture.get()
@@ -245,8 +245,11 @@ def _escape_bar(cell: str) -> str:
 
 def _to_json(results: Sequence[StoredResult], per_task: bool) -> str:
     del per_task
-    records = [{"path": str(result.path), **result.record} for result in results]
-    return f"{json.dumps(records, indent=2)}\n"
+    return f"{json.dumps(_to_plain(results), indent=2)}\n"
+
+
+def _to_plain(results: Sequence[StoredResult]) -> list[dict[str, Any]]:
+    return [{"path": str(result.path), **result.record} for result in results]
 
 
 def _to_csv(results: Sequence[StoredResult], per_task: bool) -> str:

@@ -24,7 +24,8 @@ class TaskScore:
         num_examples: pairs or labelled examples, over all subsets or splits.
         protocol: how an STS score was made from its subsets; None for transfer tasks.
         probe: the classifier of a transfer task; None for STS.
-        details: JSON types; for STS `subsets`, 100 x Spearman of each alone, not rounded.
+        details: JSON types; for STS `subsets`, 100 x Spearman of each alone, not rounded, and of
+            STS-B `alignment` and `uniformity`.
     """
 
     name: str

@@ -8,23 +8,30 @@
    unweighted mean of the subsets' Spearmans. They are not comparable with one another.
 4. Task scores are rounded to two decimals and the average is the mean of the rounded scores,
    rounded again, as the reference evaluation script prints it.
+5. STS-B, whose scores have one scale and whose best ones mean "the same", also gets the alignment
+   and the uniformity of its vectors (see `geometry`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from dataclasses import asdict
+from typing import Any, Final, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedllm.errors import ConfigError
+from embedllm.evaluation.geometry import measure_geometry
 from embedllm.evaluation.metrics import cosine_similarity_pairs, spearman
 from embedllm.evaluation.scores import EvaluationResult, TaskScore
 from embedllm.evaluation.tasks import PairSubset, PairTask
 
 ScoreProtocol = Literal["paper", "mteb"]
+
+# The tasks with alignment and uniformity.
+GEOMETRY_TASKS: Final = ("STSBenchmark", "STSBenchmark-dev")
 
 
 class Encoder(Protocol):
@@ -105,8 +112,30 @@ def _score_task(
         metric="spearman",
         num_examples=task.num_pairs,
         protocol=protocol,
-        details={"subsets": subsets},
+        details={"subsets": subsets, **_describe_geometry(task, embeddings, row_of)},
     )
+
+
+def _describe_geometry(
+    task: PairTask, embeddings: NDArray[Any], row_of: dict[str, int]
+) -> dict[str, float]:
+    if task.name not in GEOMETRY_TASKS:
+        return {}
+    subsets = task.subsets.values()
+    pairs = [
+        (row_of[first], row_of[second])
+        for subset in subsets
+        for first, second in zip(subset.sentence1, subset.sentence2, strict=True)
+    ]
+    # Sentences of other tasks have vectors too; only those of this one count.
+    rows = sorted({row for pair in pairs for row in pair})
+    place_of = {row: place for place, row in enumerate(rows)}
+    found = measure_geometry(
+        embeddings[rows],
+        [(place_of[first], place_of[second]) for first, second in pairs],
+        [score for subset in subsets for score in subset.scores],
+    )
+    return asdict(found) if found else {}
 
 
 def _compute_similarities(

@@ -34,8 +34,8 @@ from embedllm.models.whole import whole_state
 from embedllm.versions import library_versions
 
 FORMAT_VERSION = 1
-_DESCRIPTION = "embedllm.json"
-_PROBE = "probe.safetensors"
+DESCRIPTION_FILE = "embedllm.json"
+PROBE_FILE = "probe.safetensors"
 _WEIGHTS = "adapter_model.safetensors"
 PROBE_SENTENCES = (
     "A man is riding a horse along the beach.",
@@ -113,7 +113,7 @@ def save_adapter(
                 encoder.tokenizer.save_pretrained(work)
             # peft adds a model card that is empty but for its own headings.
             (work / "README.md").unlink(missing_ok=True)
-            save_file({"vectors": vectors}, work / _PROBE)
+            save_file({"vectors": vectors}, work / PROBE_FILE)
             description = AdapterDescription(
                 model=model,
                 prompt=prompt,
@@ -124,7 +124,7 @@ def save_adapter(
                 versions=library_versions(),
             )
             text = json.dumps(asdict(description), indent=2, ensure_ascii=False)
-            (work / _DESCRIPTION).write_text(f"{text}\n", encoding="utf-8")
+            (work / DESCRIPTION_FILE).write_text(f"{text}\n", encoding="utf-8")
 
     main_only(write)
 
@@ -137,10 +137,10 @@ def read_description(folder: Path) -> AdapterDescription:
     Raises:
         AdapterError: Not an adapter folder, a newer format, or a missing or changed file.
     """
-    path = folder / _DESCRIPTION
+    path = folder / DESCRIPTION_FILE
     if not path.is_file():
         raise AdapterError(
-            f"adapter_path={folder} is no adapter folder: it has no {_DESCRIPTION} "
+            f"adapter_path={folder} is no adapter folder: it has no {DESCRIPTION_FILE} "
             f"({program.shown('train')} prints the path of the one it wrote)"
         )
     try:
@@ -164,8 +164,10 @@ def read_description(folder: Path) -> AdapterDescription:
 
 
 def _verify_checksums(folder: Path, checksums: Mapping[str, str]) -> None:
-    if not isinstance(checksums, Mapping) or _PROBE not in checksums:
-        raise AdapterError(f"{folder / _DESCRIPTION} is damaged: it lists no checksum of {_PROBE}")
+    if not isinstance(checksums, Mapping) or PROBE_FILE not in checksums:
+        raise AdapterError(
+            f"{folder / DESCRIPTION_FILE} is damaged: it lists no checksum of {PROBE_FILE}"
+        )
     for name, expected in checksums.items():
         path = folder / name
         if not path.is_file():
@@ -237,9 +239,9 @@ def verify_probe(encoder: SentenceEncoder, folder: Path, *, saved_dtype: str) ->
     Raises:
         AdapterError: The distance is above the tolerance for this pair of types.
     """
-    tensors = _read_tensors(folder / _PROBE)
+    tensors = _read_tensors(folder / PROBE_FILE)
     if "vectors" not in tensors:
-        raise AdapterError(f"{folder / _PROBE} is damaged: it holds no vectors")
+        raise AdapterError(f"{folder / PROBE_FILE} is damaged: it holds no vectors")
     saved = tensors["vectors"].double().numpy()
     loaded = encoder.encode(PROBE_SENTENCES).astype(np.float64)
     if loaded.shape != saved.shape:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +94,14 @@ def _reads_weights(config: Any) -> bool:
     if config.peft_type == "LORA":
         return config.use_dora or config.init_lora_weights not in (True, False, "gaussian")
     return bool(config.peft_type != "IA3")
+
+
+@contextmanager
+def adapter_off(trunk: nn.Module) -> Iterator[None]:
+    """In the block the trunk computes as if it had no adapter; without one nothing changes."""
+    has_adapter = hasattr(trunk, "disable_adapter")
+    with cast(Any, trunk).disable_adapter() if has_adapter else nullcontext():
+        yield
 
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from embedllm.config import ModelConfig, PromptConfig
 from embedllm.config.options import default_cache_dir, option_names, read_option
 from embedllm.errors import AdapterError, ConfigError
 from embedllm.log import get_logger
-from embedllm.models.adapter_folder import read_description
+from embedllm.models.adapter_folder import DESCRIPTION_FILE, read_description
 from embedllm.models.backbone import resolve_device
 from embedllm.models.loading import load_adapted_encoder, load_encoder
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _DEFAULT_PROMPT: Final = "prompteol"
-_DESCRIPTION: Final = "embedllm.json"
 
 
 def load_by_name(
@@ -91,12 +90,12 @@ def _find_described(path_or_name: str | Path) -> Path | None:
     if not folder.is_dir():
         return None
     for place in (folder, folder / "adapter"):
-        if (place / _DESCRIPTION).is_file():
+        if (place / DESCRIPTION_FILE).is_file():
             return place
     if (folder / "adapter_config.json").is_file():
         raise AdapterError(
-            f"{folder} holds a peft adapter without {_DESCRIPTION}, so its prompt and pooling are "
-            "not known; allowed: a folder that train.py or `python -m embedllm export` wrote"
+            f"{folder} holds a peft adapter without {DESCRIPTION_FILE}, so its prompt and pooling "
+            "are not known; allowed: a folder that train.py or `python -m embedllm export` wrote"
         )
     return None
 

@@ -161,10 +161,7 @@ def load_adapted_encoder(
     base = model or replace(saved, trust_remote_code=trust_remote_code)
     base = replace(base, pooling=saved.pooling, layer=saved.layer, normalize=saved.normalize)
     if description.method == "full":
-        # The folder itself is the model, tokenizer included.
-        base = replace(base, name=str(folder.resolve()), init="pretrained", revision=None)
-        tokenizer = "bundled" if saved.tokenizer == "bundled" else None
-        base = replace(base, gguf_package=None, tokenizer=tokenizer)
+        base = full_model(base, folder)
     encoder = load_encoder(
         base,
         description.prompt,
@@ -178,3 +175,20 @@ def load_adapted_encoder(
     distance = verify_probe(encoder, folder, saved_dtype=description.dtype)
     _log.info("adapter %s loaded; its probe differs by %.2g", folder, distance)
     return encoder
+
+
+def full_model(model: ModelConfig, folder: Path) -> ModelConfig:
+    """Returns the model in an adapter folder of full fine-tuning, tokenizer included.
+
+    Args:
+        model: The config of its base model.
+        folder: The adapter folder.
+    """
+    return replace(
+        model,
+        name=str(folder.resolve()),
+        init="pretrained",
+        revision=None,
+        gguf_package=None,
+        tokenizer="bundled" if model.tokenizer == "bundled" else None,
+    )

@@ -62,5 +62,10 @@ def keep_layers(trunk: nn.Module, num_layers: int) -> None:
 def forward_arguments(trunk: nn.Module) -> Collection[str]:
     """Returns the names of what the trunk's forward takes, looking through an adapter."""
     # A peft model passes what it does not know on to the model inside.
-    model: Any = cast(Any, trunk).get_base_model() if hasattr(trunk, "get_base_model") else trunk
-    return inspect.signature(model.forward).parameters.keys()
+    return inspect.signature(base_of(trunk).forward).parameters.keys()
+
+
+def base_of(trunk: nn.Module) -> nn.Module:
+    """Returns the trunk inside an adapter, whose modules the adapter may have changed in place."""
+    has_adapter = hasattr(trunk, "get_base_model")
+    return cast(nn.Module, cast(Any, trunk).get_base_model()) if has_adapter else trunk

@@ -9,8 +9,9 @@ from typing import Final
 from embedllm import program
 from embedllm.config import HardwareConfig, TrainConfig
 from embedllm.errors import ConfigError
+from embedllm.planning.answers import choose_strategy, estimate_training
 from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
-from embedllm.planning.planner import Candidate, choose_strategy, estimate_training
+from embedllm.planning.planner import Candidate
 
 _NUM_DEVICES: Final = (1, 2, 4, 8)
 # Over the estimate of a machine's memory, for files that are read and what libraries keep.

@@ -11,8 +11,9 @@ import yaml  # type: ignore[import-untyped]
 
 from embedllm.config import ModelConfig, PlanConfig
 from embedllm.errors import ConfigError
+from embedllm.planning.answers import build_planner
 from embedllm.planning.fake_model import Inventory
-from embedllm.planning.planner import Candidate, build_planner
+from embedllm.planning.planner import Candidate
 
 MODELS: Final = "opt-*.yaml"
 

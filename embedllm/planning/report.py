@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from embedllm.console import result_table
+from embedllm.planning.answers import Plan
 from embedllm.planning.fake_model import Inventory
 from embedllm.planning.hardware import GIB, Hardware
 from embedllm.planning.models import ModelAnswer
-from embedllm.planning.planner import Candidate, Plan
+from embedllm.planning.planner import Candidate
 from embedllm.planning.workload import Workload
 
 SCHEMA_VERSION: Final = 1
@@ -204,13 +205,7 @@ def _workload_to_plain(workload: Workload) -> dict[str, Any]:
 
 
 def _table(title: str) -> Table:
-    return Table(
-        title=title,
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        collapse_padding=True,
-        pad_edge=False,
-    )
+    return result_table(title)
 
 
 def _facts(rows: dict[str, str]) -> Table:

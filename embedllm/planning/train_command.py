@@ -9,7 +9,7 @@ from embedllm import program
 from embedllm.planning.ways import Way
 
 # What only a plan has, and what a way decides.
-_NOT_TO_TRAIN = ("hardware", "plan", "hydra", "help")
+_NOT_TO_TRAIN = ("hardware", "plan", "console", "hydra", "help")
 _DECIDED = (
     "strategy",
     "model.quantization",

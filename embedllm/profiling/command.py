@@ -6,11 +6,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 
 from embedllm.config import ProfileConfig
+from embedllm.console import print_line
 from embedllm.data.examples import load_training_data
 from embedllm.errors import ConfigError
 from embedllm.files import write_json
@@ -30,6 +31,9 @@ from embedllm.profiling.steps import measure_steps
 from embedllm.profiling.train_step import run_train_steps
 from embedllm.prompts.template import build_more_prompts, build_prompt
 from embedllm.versions import git_revision, hardware, library_versions
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = get_logger(__name__)
 
@@ -51,8 +55,6 @@ def run_profile(config: ProfileConfig, invocation: Invocation) -> None:
     """
     quiet_libraries()
     git_revision()
-    from rich.console import Console
-
     options = config.profile
     files = {"profile.trace": options.trace, "profile.output": options.output}
     paths = {key: Path(name).expanduser() if name else None for key, name in files.items()}
@@ -73,11 +75,14 @@ def run_profile(config: ProfileConfig, invocation: Invocation) -> None:
             "git_revision": git_revision(),
         }
         write_json(output, record)
-    console = Console()
-    print_profile(console, profile)
-    for key, path in paths.items():
-        if path is not None:
-            console.print(f"{key.removeprefix('profile.')}: {path}", soft_wrap=True, markup=False)
+    written = {key.removeprefix("profile."): str(path) for key, path in paths.items() if path}
+
+    def draw(console: Console) -> None:
+        print_profile(console, profile)
+        for key, path in written.items():
+            print_line(console, f"{key}: {path}")
+
+    invocation.show({**to_plain(profile), **written}, draw)
 
 
 def measure_profile(config: ProfileConfig, *, trace: Path | None = None) -> Profile:

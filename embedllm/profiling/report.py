@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from embedllm.console import result_table
 from embedllm.planning.ceiling import Ceiling
 from embedllm.profiling.sections import Part
 from embedllm.profiling.steps import StepCost
@@ -129,7 +129,7 @@ def print_profile(console: Console, profile: Profile) -> None:
 
 def format_parts(profile: Profile) -> Table:
     """Returns one row for each part, and one for the step."""
-    table = Table(box=box.SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    table = result_table()
     table.add_column("part", no_wrap=True)
     for heading in ("seconds", "share", "peak memory", "FLOP", "of ceiling"):
         table.add_column(heading, justify="right", no_wrap=True)

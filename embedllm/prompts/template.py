@@ -58,11 +58,20 @@ class Prompt:
 
         White space that `fill` strips from the ends belongs to no copy.
         """
+        return self.copies(cleaned_sentence)[-1]
+
+    def copies(self, cleaned_sentence: str) -> list[tuple[int, int]]:
+        """Returns where every copy of the sentence lies in `fill`, like `last_copy`."""
         whole = cleaned_sentence.join(self.literals)
         stripped = len(whole) - len(whole.lstrip())
-        end = len(whole) - len(self.literals[-1]) - stripped
         length = len(whole.strip())
-        return max(0, end - len(cleaned_sentence)), min(max(0, end), length)
+        found, start = [], -stripped
+        for literal in self.literals[:-1]:
+            start += len(literal)
+            end = start + len(cleaned_sentence)
+            found.append((max(0, start), min(max(0, end), length)))
+            start = end
+        return found
 
     def render(self, sentence: str) -> str:
         """Returns the finished prompt of a raw sentence (no token budget applied)."""

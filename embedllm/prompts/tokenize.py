@@ -67,6 +67,30 @@ def tokenize_rows(
     Raises:
         ConfigError: As `tokenize`, and when the tokenizer cannot tell where its tokens lie.
     """
+    return cut_and_tokenize(
+        sentences, tokenizer=tokenizer, prompt=prompt, max_length=max_length
+    ).rows
+
+
+class Finished(NamedTuple):
+    """What is left of each sentence after clean-up and cutting, and the tokens of its prompt."""
+
+    sentences: list[str]
+    rows: list[Row]
+
+
+def cut_and_tokenize(
+    sentences: Sequence[str],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Prompt,
+    max_length: int | None = None,
+) -> Finished:
+    """Returns what `tokenize_rows` does, with the sentences that the prompts were filled with.
+
+    Raises:
+        ConfigError: As `tokenize_rows`.
+    """
     cleaned = [prompt.clean(sentence) for sentence in sentences]
     check_unicode(cleaned)
     if prompt.max_sentence_tokens is not None:
@@ -75,7 +99,7 @@ def tokenize_rows(
     rows = _encode(prompt, cleaned, tokenizer, head)
     if max_length is not None:
         _fit(rows, cleaned, tokenizer, prompt, max_length)
-    return rows
+    return Finished(cleaned, rows)
 
 
 def prepended_position(prompt: Prompt, tokenizer: PreTrainedTokenizerBase) -> int | None:
@@ -215,7 +239,7 @@ def _fit(
     prompt: Prompt,
     max_length: int,
 ) -> None:
-    """Cuts, in place, the sentences whose prompts exceed the positions that the model has."""
+    """Cuts, in place, sentences whose prompts exceed the model's positions, and their rows."""
     is_plain = len(prompt.literals) == 2 and prompt.pool_over == "prompt"
     # The template's end is there already in a plain prompt that just fits, or nearly: its last
     # token may be merged with the sentence's. Other libraries cannot tell such a prompt from one
@@ -250,8 +274,9 @@ def _fit(
         return
     while too_long:
         shorter = _cut([cleaned[i] for i in too_long], tokenizer, [budget] * len(too_long))
-        for i, row in zip(too_long, _encode(prompt, shorter, tokenizer, head), strict=True):
-            rows[i] = row
+        shorter_rows = _encode(prompt, shorter, tokenizer, head)
+        for i, text, row in zip(too_long, shorter, shorter_rows, strict=True):
+            cleaned[i], rows[i] = text, row
         too_long = [i for i in too_long if len(rows[i].ids) > max_length]
         budget -= 1
 

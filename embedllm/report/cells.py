@@ -21,9 +21,14 @@ _TITLES: Final = {
 }
 
 
+def name_of(task: str | None) -> str:
+    """Returns what readers call a task, as plain text; for None the mean over seven."""
+    return "mean" if task is None else _TITLES.get(task, task)
+
+
 def title_of(task: str | None) -> str:
     """Returns the heading of a task, for None that of the mean over seven."""
-    return "mean" if task is None else escape(_TITLES.get(task, task))
+    return escape(name_of(task))
 
 
 def columns_of(rows: Sequence[Row], first: Sequence[str] = ()) -> list[str | None]:

@@ -6,11 +6,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 
 from embedllm.report.cells import MARK
+from embedllm.report.geometry_section import geometry_blocks
 from embedllm.report.markdown import escape, link
 from embedllm.report.published import Published
 from embedllm.report.rows import ReportRows
 from embedllm.report.runs_section import run_blocks
-from embedllm.report.searches import StoredSearch, search_blocks
+from embedllm.report.searches import StoredSearch, search_blocks, titles_of
 from embedllm.report.sts_sections import comparison_blocks, later_blocks, model_blocks
 from embedllm.report.transfer_section import transfer_blocks
 
@@ -34,7 +35,8 @@ def build_page(
         *comparison_blocks(report, published),
         *later_blocks(report, published),
         *transfer_blocks(report, published),
-        *search_blocks(searches, _titles_of(report)),
+        *geometry_blocks(report.rows),
+        *search_blocks(searches, titles_of(report)),
         *run_blocks(report),
         *_published_blocks(published),
     ]
@@ -74,14 +76,6 @@ def _introduction(report: ReportRows, published: Published, store: str) -> Itera
             "the published ones. They take part in no comparison."
         )
     yield "\n".join(f"- {line}" for line in lines)
-
-
-def _titles_of(report: ReportRows) -> dict[str, str]:
-    """Returns what the page calls a model, without the type of its weights, by its full name."""
-    return {
-        str(facts["model"]["name"]): title.rpartition(f", {facts['dtype']}")[0] or title
-        for title, facts in report.models.items()
-    }
 
 
 def _published_blocks(published: Published) -> Iterator[str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
+from embedllm.evaluation.geometry import Geometry
 from embedllm.evaluation.scores import TaskKind
 from embedllm.evaluation.tasks import PAPER_TASKS
 from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS
@@ -31,6 +32,7 @@ class Score:
         is_verified: False when the texts may be others than the published ones
             (evaluation.verify=counts).
         seconds: What the classifier took, the mean over the seeds; None where nothing says it.
+        geometry: Alignment and uniformity of the vectors of STS-B, None where they were not kept.
     """
 
     value: float
@@ -38,6 +40,7 @@ class Score:
     deviation: float | None = None
     is_verified: bool = True
     seconds: float | None = None
+    geometry: Geometry | None = None
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,11 @@ class _Entry:
     @property
     def is_verified(self) -> bool:
         return bool(self.facts["details"].get("verify") != "counts")
+
+    @property
+    def geometry(self) -> Geometry | None:
+        values = [self.facts["details"].get(key) for key in ("alignment", "uniformity")]
+        return None if None in values else Geometry(*values)
 
     @property
     def seconds(self) -> float | None:
@@ -258,6 +266,7 @@ def _merge(entries: Sequence[_Entry]) -> Score:
         statistics.stdev(by_seed.values()) if len(by_seed) > 1 else None,
         all(entry.is_verified for entry in entries),
         math.fsum(times) / len(times) if len(times) == len(entries) else None,
+        entries[-1].geometry,
     )
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from embedllm.config import ModelConfig
-from embedllm.errors import EmbedllmError
 from embedllm.evaluation.tasks import PAPER_TASKS
 from embedllm.files import write_atomically
 from embedllm.log import get_logger
-from embedllm.report.published import Published
+from embedllm.report.published import Published, PublishedTable
+from embedllm.report.sizes import count_models
 from embedllm.report.sweep_runs import Spread, Sweep, SweepRow
 
 _log = get_logger(__name__)
 
-_SIZE: Final = re.compile(r"OPT ([\d.]+)([MB])")
+_SIZE: Final = re.compile(r"(\w+) ([\d.]+)([MB])")
 _UNITS: Final = {"M": 1e6, "B": 1e9}
 
 
@@ -82,7 +81,7 @@ def draw_curves(curves: Sequence[Curve], path: Path) -> bool:
     try:
         import matplotlib
     except ImportError:
-        _log.warning("no picture without matplotlib; pip install 'embedllm[plot]' brings it")
+        _log.warning("no picture without matplotlib; pip install 'embedllm[report]' brings it")
         return False
     from io import BytesIO
 
@@ -128,13 +127,17 @@ def _published_curves(rows: Sequence[SweepRow], published: Published) -> list[Cu
         f"opt_{with_or_without}_demonstration": "published: OPT, not fine-tuned",
         "fine_tuned": "published: OPT, fine-tuned",
     }
-    curves = []
-    for name, label in tables.items():
-        matches = [(_SIZE.fullmatch(row.name), row.mean) for row in published.tables[name].rows]
-        points = [Point(float(m[1]) * _UNITS[m[2]], mean) for m, mean in matches if m]
-        points.sort(key=lambda point: point.parameters)
-        curves.append(Curve(label, tuple(points), is_published=True))
-    return curves
+    return [
+        Curve(label, published_points(published.tables[name], "OPT"), is_published=True)
+        for name, label in tables.items()
+    ]
+
+
+def published_points(table: PublishedTable, family: str) -> tuple[Point, ...]:
+    """Returns the models of a family in a published table, by size."""
+    matches = [(_SIZE.fullmatch(row.name), row.mean) for row in table.rows]
+    points = [Point(float(m[2]) * _UNITS[m[3]], v) for m, v in matches if m and m[1] == family]
+    return tuple(sorted(points, key=lambda point: point.parameters))
 
 
 def _is_on_paper_tasks(row: SweepRow) -> bool:
@@ -155,28 +158,4 @@ def _count_all(rows: Sequence[SweepRow], cache_dir: Path) -> dict[str, int]:
     models = {
         _model_of(row): row.state.manifest["config"]["model"] for row in rows if row.state.manifest
     }
-    if len(models) < 2:
-        return {}
-    sizes = {}
-    for name, values in models.items():
-        try:
-            sizes[name] = _count_parameters(values, cache_dir)
-        except EmbedllmError as error:
-            _log.warning("%s is not on the curve: %s", name, error)
-    return sizes
-
-
-def _count_parameters(values: dict[str, Any], cache_dir: Path) -> int:
-    """Returns how many weights a model has, without loading one."""
-    import torch
-    from transformers import AutoModel
-
-    from embedllm.models.backbone import load_model_config
-
-    model = ModelConfig(**values)
-    # A known architecture needs no hub.
-    model = replace(model, init="random") if model.architecture else model
-    config = load_model_config(model, cache_dir)
-    with torch.device("meta"):
-        trunk = AutoModel.from_config(config)
-    return sum(parameter.numel() for parameter in trunk.parameters())
+    return count_models(models, cache_dir) if len(models) > 1 else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from embedllm.errors import ResultError
 from embedllm.log import get_logger
 from embedllm.report.cells import title_of
 from embedllm.report.markdown import code, escape
+from embedllm.report.rankings import Candidate, read_ranking
+from embedllm.report.rows import ReportRows
 from embedllm.report.settings import shorten_model
 
 _MAX_FAULT_CHARACTERS: Final = 160
@@ -29,14 +32,16 @@ class StoredSearch:
     Attributes:
         path: The file.
         summary: Its content, checked against `search_schema.json`.
+        candidates: The ranking beside it, empty where none was kept.
     """
 
     path: Path
     summary: Mapping[str, Any]
+    candidates: tuple[Candidate, ...] = ()
 
 
 def read_searches(folder: Path, *, strict: bool) -> list[StoredSearch]:
-    """Returns all summaries in order of their file names; none when there is no such folder.
+    """Returns all searches in order of their file names; none when there is no such folder.
 
     Args:
         folder: The folder.
@@ -58,8 +63,9 @@ def read_searches(folder: Path, *, strict: bool) -> list[StoredSearch]:
     for path in paths:
         if path.suffix == ".json" and not path.name.startswith("."):
             try:
-                searches.append(StoredSearch(path, _read(path)))
-            except (OSError, ValueError, RecursionError) as error:
+                ranking = read_ranking(path.with_suffix(".csv"))
+                searches.append(StoredSearch(path, _read(path), ranking))
+            except (OSError, ValueError, RecursionError, csv.Error) as error:
                 faults.append(f"{path}: {error}")
     if faults and strict:
         raise ResultError("\n".join([*faults, "strict=false leaves such files out"]))
@@ -88,6 +94,14 @@ def search_blocks(searches: Sequence[StoredSearch], titles: Mapping[str, str]) -
         model = titles.get(name, shorten_model(name))
         yield f"### {escape(f'{model}, {dtype}: {search.path.stem}')}"
         yield "\n".join(f"- {line}" for line in _describe(search))
+
+
+def titles_of(report: ReportRows) -> dict[str, str]:
+    """Returns what the page calls a model, without the type of its weights, by its full name."""
+    return {
+        str(facts["model"]["name"]): title.rpartition(f", {facts['dtype']}")[0] or title
+        for title, facts in report.models.items()
+    }
 
 
 def _describe(search: StoredSearch) -> Iterator[str]:

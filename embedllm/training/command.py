@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from embedllm import program
 from embedllm.config import TrainConfig, training_identity
+from embedllm.console import print_line
 from embedllm.data.examples import load_training_data
 from embedllm.invocation import Invocation
 from embedllm.launch import launch, needs_launch
 from embedllm.log import get_logger, quiet_libraries
 from embedllm.run_state import RunState, note_seconds, read_run_state
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = get_logger(__name__)
 
@@ -31,10 +36,8 @@ def run_train(config: TrainConfig, invocation: Invocation) -> float | None:
         None on ranks other than the first, and without any score.
     """
     quiet_libraries()
-    from rich.console import Console
-
     from embedllm.distributed import joined, main_only, share_from_main
-    from embedllm.evaluation.report import print_scores
+    from embedllm.evaluation.report import print_scores, scores_to_plain
     from embedllm.evaluation.scores import EvaluationResult
     from embedllm.progress import format_seconds
     from embedllm.training.preflight import settle
@@ -60,12 +63,17 @@ def run_train(config: TrainConfig, invocation: Invocation) -> float | None:
     note_seconds(root, result.seconds)
     records = {"before": result.before, "after": result.after}
     rows = {name: EvaluationResult.from_dict(record) for name, record in records.items() if record}
-    console = Console()
-    if rows:
-        print_scores(console, rows)
-    console.print(f"adapter: {result.adapter}", soft_wrap=True)
-    console.print(f"results: {root / 'results'}", soft_wrap=True)
-    console.print(f"time: {format_seconds(result.seconds)}")
+    found: dict[str, Any] = {name: scores_to_plain(row) for name, row in rows.items()}
+    found |= {"adapter": str(result.adapter), "results": str(root / "results")}
+
+    def draw(console: Console) -> None:
+        if rows:
+            print_scores(console, rows)
+        print_line(console, f"adapter: {found['adapter']}")
+        print_line(console, f"results: {found['results']}")
+        print_line(console, f"time: {format_seconds(result.seconds)}")
+
+    invocation.show({**found, "seconds": result.seconds}, draw)
     return read_run_state(root).objective
 
 

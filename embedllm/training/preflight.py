@@ -16,8 +16,9 @@ from embedllm.config import HardwareConfig, TrainConfig
 from embedllm.errors import ConfigError
 from embedllm.log import get_logger
 from embedllm.models.backbone import resolve_device
+from embedllm.planning.answers import choose_strategy, estimate_training
 from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
-from embedllm.planning.planner import Candidate, choose_strategy, estimate_training
+from embedllm.planning.planner import Candidate
 from embedllm.ranks import current_rank
 
 _log = get_logger(__name__)

@@ -29,6 +29,8 @@ CONFIG_MODULES = [
     for name in (
         "groups",
         "commands",
+        "console",
+        "demo",
         "demonstrations",
         "encode",
         "plan",

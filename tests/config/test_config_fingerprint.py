@@ -80,6 +80,7 @@ def test_everything_else_counts() -> None:
         "resume",
         "paths",
         "logger",
+        "console",
         # How a run is spread stands in its checkpoints.
         "strategy",
     }

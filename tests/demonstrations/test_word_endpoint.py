@@ -189,7 +189,7 @@ def test_waits_double_unless_the_server_names_its_own(
     serve: Serve, prompt: Prompt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("embedllm.demonstrations.endpoint.time.sleep", waits.append)
+    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
     in_a_minute = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True)
     replies = iter(
         [

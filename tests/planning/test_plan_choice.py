@@ -10,14 +10,9 @@ from tiny_runs import compose_train
 
 from embedllm.config import PlanOptionsConfig, StrategyConfig, TrainConfig
 from embedllm.errors import ConfigError
+from embedllm.planning.answers import build_planner, choose_strategy, estimate_training, plan
 from embedllm.planning.hardware import Hardware
-from embedllm.planning.planner import (
-    Planner,
-    build_planner,
-    choose_strategy,
-    estimate_training,
-    plan,
-)
+from embedllm.planning.planner import Planner
 from embedllm.planning.ways import CHOICES, Way, list_ways, why_not
 from embedllm.planning.workload import (
     PackShape,

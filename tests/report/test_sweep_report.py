@@ -154,7 +154,7 @@ def test_without_matplotlib_there_is_a_page_all_the_same(
     _write_sizes(tmp_path / "sizes", ("opt-125m", "opt-350m"))
     _report("sweep=sizes", f"paths.output_dir={tmp_path}")
     answer = capsys.readouterr()
-    assert "no picture without matplotlib; pip install 'embedllm[plot]' brings it" in answer.err
+    assert "no picture without matplotlib; pip install 'embedllm[report]' brings it" in answer.err
     assert "scaling.svg" not in answer.out
     assert find_table(answer.out, "curve")
 

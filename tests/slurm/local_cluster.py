@@ -65,14 +65,15 @@ class Cluster:
     def wait_for_end(self, job: str, log: Path) -> str:
         """Returns the job's last state."""
         waits = {"PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "REQUEUED"}
-        self._wait(lambda: self.state(job) not in waits, log)
+        self.wait_for(lambda: self.state(job) not in waits, log)
         return self.state(job)
 
     def wait_for_text(self, text: str, log: Path, *, count: int = 1) -> None:
         """Returns when the log has the text that many times."""
-        self._wait(lambda: _read(log).count(text) >= count, log)
+        self.wait_for(lambda: _read(log).count(text) >= count, log)
 
-    def _wait(self, condition: Callable[[], bool], log: Path) -> None:
+    def wait_for(self, condition: Callable[[], bool], log: Path) -> None:
+        """Returns when the condition is true; fails with the log when it never is."""
         end = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < end, _read(log)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from documents import documented
-from local_cluster import Cluster
-from tiny_runs import have_equal_weights, read_json, train_tiny
+from local_cluster import PATIENCE_SECONDS, Cluster
+from tiny_runs import REPOSITORY, have_equal_weights, read_json, train_tiny
+
+COMMAND = (
+    "python train.py --multirun hydra/launcher=slurm strategy=auto model=opt-125m,opt-350m,opt-1.3b"
+)
 
 
 def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> None:
-    command = documented(
-        "python train.py --multirun hydra/launcher=slurm strategy=auto "
-        "model=opt-125m,opt-350m,opt-1.3b"
-    )
+    command = documented(COMMAND)
     # The same model twice: it is the number of processes that differs.
     said = cluster.run(
         *(sys.executable, *command[1:-2], "strategy=ddp", "trainer.devices=1,2"),
@@ -42,3 +45,37 @@ def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> N
     for run in runs:
         assert "step 8/8" in (run / "train.log").read_text()
         assert read_json(run / "adapter" / "embedllm.json")["training"]["step"] == 8
+
+
+@pytest.mark.slow
+def test_a_job_of_a_sweep_is_preempted(cluster: Cluster, tmp_path: Path) -> None:
+    options = ("evaluation=none", "trainer.max_steps=150", "trainer.max_epochs=100")
+    arguments = [
+        *(*documented(COMMAND)[1:-2], "strategy=single", "seed=1", *options),
+        *("hydra.launcher.hardware=cpu", "hydra.launcher.cpus_per_task=1", "debug=tiny"),
+        *(
+            "sweep_name=sweep",
+            f"paths.output_dir={tmp_path}",
+            f"paths.results_dir={tmp_path}/store",
+        ),
+    ]
+    logs = tmp_path / "sweep" / ".submitit"
+    with (tmp_path / "said").open("w") as said:
+        waiting = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=REPOSITORY,
+            env=cluster.environment,
+            stdout=said,
+            stderr=said,
+        )
+    cluster.wait_for(lambda: any(logs.glob("*/*_log.err")), tmp_path / "said")
+    [log] = logs.glob("*/*_log.err")
+    for count in (1, 2):
+        steps = log.read_text().count("negatives per anchor")
+        cluster.wait_for_text("negatives per anchor", log, count=steps + 2)
+        cluster.run("scancel", "--signal=USR1", log.name.split("_")[0])
+        cluster.wait_for_text("is in the queue again", log, count=count)
+    assert waiting.wait(PATIENCE_SECONDS) == 0, (tmp_path / "said").read_text()
+    alone = train_tiny(tmp_path / "alone", *options, "seed=1")
+    [run] = (tmp_path / "sweep").glob("*/adapter")
+    assert have_equal_weights(run, alone.adapter)

@@ -1,0 +1,1 @@
+"""A page on which a model can be looked at."""
