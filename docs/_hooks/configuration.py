@@ -144,11 +144,12 @@ def _purpose(path: Path) -> str:
 
 
 def _table(rows: list[tuple[str, Key]], values: dict[str, Any]) -> str:
-    lines = ["| key | type | default | what |", "| --- | --- | --- | --- |"]
+    lines = ["| key | default | what |", "| --- | --- | --- |"]
     for path, key in rows:
         default = _show(_look_up(values, path, key.default))
         what = " ".join(f"{key.description} {key.limits}".split())
-        cells = [f'<span id="{path}">`{path}`</span>', key.type, default, html.escape(what, False)]
+        name = f'<span id="{path}">`{path}`</span><br>{key.type}'
+        cells = [name, default, html.escape(what, False)]
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join([*lines, ""])
 
