@@ -1,13 +1,14 @@
 # make demo   from nothing to a fine-tuned embedder: set-up, training, table
 # make test   the default test suite, in two processes (WORKERS=0: in one, for a debugger)
 # make check  lint, format, types and dependencies
+# make docs   the pages as a site, in site/
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check slow install
+.PHONY: demo test check slow install docs
 
 install: $(STAMP)
 
@@ -35,3 +36,6 @@ check: $(STAMP)
 	$(BIN)/mypy
 	# What the package imports is what it asks for, and the other way round.
 	$(BIN)/deptry .
+
+docs: $(STAMP)
+	$(BIN)/mkdocs build --strict

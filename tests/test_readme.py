@@ -15,7 +15,7 @@ from embedllm.entry import CONF_DIR, register, to_typed, with_full_keys
 from embedllm.training.runner import train
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def _commands() -> list[str]:
@@ -35,7 +35,7 @@ def _commands() -> list[str]:
 
 def _names(config_name: str) -> list[str]:
     """Defaults of these hold the choice of the model, known to a command that runs, not here."""
-    if config_name in ("results", "report", "encode", "profile", "plan", "export"):
+    if config_name in ("results", "report", "encode", "profile", "plan", "export", "demo"):
         return []
     return ["run_name=x", *(["save_as=x"] if config_name == "search" else [])]
 

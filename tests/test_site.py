@@ -131,3 +131,18 @@ def test_search_finds_a_key(address: str) -> None:
         found = opened.locator(".md-search-result__link").first.get_attribute("href")
     assert found is not None
     assert "configuration" in found or "troubleshooting" in found or "operations" in found
+
+
+def test_pictures_are_those_of_the_records(tmp_path: Path) -> None:
+    script = ROOT / "benchmarks" / "draw_concepts.py"
+    subprocess.run([sys.executable, str(script), "--output", str(tmp_path)], check=True)
+    made = sorted(tmp_path.glob("*.svg"))
+    assert len(made) == 3
+    for picture in made:
+        kept = ROOT / "docs" / "pictures" / picture.name
+        assert _numbers(kept) == _numbers(picture), picture.name
+
+
+def _numbers(picture: Path) -> list[str]:
+    """Returns what a picture says; shapes of letters may differ with the library."""
+    return re.findall(r"<!-- (.*?) -->", picture.read_text(encoding="utf-8"))

@@ -30,6 +30,8 @@ prints what a command line makes of it all.
 
 """
 
+_MAX_DEFAULT = 60
+
 
 @dataclass(frozen=True)
 class Key:
@@ -166,6 +168,7 @@ def _show(value: Any) -> str:
     text = str(value).replace("\n", " ")
     if text == "???":
         return "required"
+    text = text if len(text) <= _MAX_DEFAULT else f"{text[:_MAX_DEFAULT]} ..."
     return f"`{text}`" if text else '`""`'
 
 

@@ -72,6 +72,12 @@ def open_source(adapter: str, dtype: str) -> Source:
     return Source(folder, description, base, dtype)
 
 
+def is_quantized(source: Source, cache_dir: Path) -> bool:
+    """Whether the base model exists in a quantised form alone."""
+    config = load_model_config(source.model, cache_dir)
+    return getattr(config, "quantization_config", None) is not None
+
+
 def num_bytes(source: Source, cache_dir: Path) -> int:
     """Returns about how many bytes the written weights take, without loading any."""
     config = load_model_config(source.model, cache_dir)
@@ -93,7 +99,7 @@ def load_merged(source: Source, cache_dir: Path) -> PreTrainedModel:
         ModelError: The base model cannot be had.
     """
     model = _load_whole(source.model, cache_dir)
-    if getattr(model.config, "quantization_config", None) is not None:
+    if is_quantized(source, cache_dir):
         _log.info("the base model exists in a quantised form alone: its weights are de-quantised")
         model = model.dequantize(dtype=getattr(torch, source.dtype))
     if not source.is_full:

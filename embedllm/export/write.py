@@ -20,7 +20,7 @@ from embedllm.export.sentence_transformers_folder import (
     require_sentence_transformers,
     write_modules,
 )
-from embedllm.export.source import Source, load_merged, num_bytes
+from embedllm.export.source import Source, is_quantized, load_merged, num_bytes
 from embedllm.files import new_folder, sha256_of, write_json
 from embedllm.log import get_logger
 from embedllm.models.adapter_folder import (
@@ -29,6 +29,7 @@ from embedllm.models.adapter_folder import (
     PROBE_SENTENCES,
     PROBE_TOLERANCE_OTHER_DTYPE,
     AdapterDescription,
+    verify_probe,
 )
 from embedllm.models.backbone import load_tokenizer
 from embedllm.models.encoder import SentenceEncoder
@@ -74,11 +75,7 @@ def write_export(config: ExportConfig, source: Source) -> Path:
     if config.format == "sentence-transformers":
         require_sentence_transformers()
     _check_space(output, num_bytes(source, cache_dir))
-    expected = load_adapted_encoder(
-        source.folder, cache_dir, device=_CPU, model=replace(source.model, dtype="float32")
-    )
-    vectors = expected.encode(PROBES)
-    del expected
+    vectors = _adapter_vectors(source, cache_dir)
     with new_folder(output) as work:
         _write_weights(work, config, source, cache_dir)
         encoder = _describe_and_load(work, config, source, cache_dir)
@@ -88,6 +85,19 @@ def write_export(config: ExportConfig, source: Source) -> Path:
         write_card(work, config, source, encoder, is_plain=is_plain)
         _compare_as_others_load(work, config, encoder, is_plain=is_plain)
     return output
+
+
+def _adapter_vectors(source: Source, cache_dir: Path) -> np.ndarray | None:
+    """Returns what the adapter on its whole base gives; None where there is no whole base."""
+    if is_quantized(source, cache_dir):
+        return None
+    model = replace(source.model, dtype="float32")
+    encoder = load_adapted_encoder(source.folder, cache_dir, device=_CPU, model=model)
+    if source.description.dtype != source.dtype:
+        _log.info(
+            "trained over %s; merged into the base in %s", source.description.dtype, source.dtype
+        )
+    return encoder.encode(PROBES)
 
 
 def finished_export(config: ExportConfig, source: Source) -> bool:
@@ -139,7 +149,8 @@ def _write_weights(work: Path, config: ExportConfig, source: Source, cache_dir: 
     model = load_merged(source, cache_dir)
     # sentence-transformers reads states and has no use for the head.
     part: Any = model.base_model if _is_st(config) else model
-    part.save_pretrained(work)
+    # The original format of de-quantised weights is the packed one.
+    part.save_pretrained(work, save_original_format=not is_quantized(source, cache_dir))
     load_tokenizer(source.model, cache_dir).save_pretrained(work)
 
 
@@ -157,7 +168,13 @@ def _describe_and_load(
     return encoder
 
 
-def _compare_with_adapter(encoder: SentenceEncoder, expected: np.ndarray, source: Source) -> None:
+def _compare_with_adapter(
+    encoder: SentenceEncoder, expected: np.ndarray | None, source: Source
+) -> None:
+    if expected is None:
+        # Quantised products are rounded; the probe's tolerance is made for that.
+        verify_probe(encoder, source.folder, saved_dtype=source.description.dtype)
+        return
     distance = relative_distance(encoder.encode(PROBES), expected)
     tolerance = MERGE_TOLERANCE
     if source.dtype != "float32":

@@ -68,19 +68,17 @@ def comparison_blocks(report: ReportRows, published: Published) -> Iterator[str]
 
 def later_blocks(report: ReportRows, published: Published) -> Iterator[str]:
     """Yields, for every model, the gains of later methods beside those on LLaMA-2 7B."""
-    later = published.tables["later_methods"]
-    by_method = {row.method: row for row in later.rows if row.method is not None}
+    later, by_method = published.tables["later_methods"], _index_by_method(published)
     yield "## Later methods"
     yield (
         "What methods without training gain over PromptEOL, here and on LLaMA-2 7B. The sizes "
         "differ, and so do the tasks where ours is STS-B dev: LLaMA-2 7B has the mean of the seven "
         "tasks. What can be compared is the sign of a gain."
     )
-    rows = [row for row in _untrained(report) if row.name.label in by_method]
     found = [
         block
-        for base, group in groupby(rows, key=lambda row: row.base)
-        for block in _gain_blocks(base, list(group), by_method)
+        for base, gains in find_gains(report, published).items()
+        for block in _gain_blocks(base, gains, by_method)
     ]
     yield from found or [
         "No model of the store has PromptEOL and one of these methods on one task."
@@ -145,13 +143,25 @@ def _published_line(row: PublishedRow, method: str, columns: Sequence[str | None
     return [escape(row.name), escape(method), *published_cells(row, columns), "paper"]
 
 
+def find_gains(report: ReportRows, published: Published) -> dict[str, list[Gain]]:
+    """Returns the gains of the later methods over PromptEOL by model, of those that have any."""
+    by_method = _index_by_method(published)
+    rows = [row for row in _untrained(report) if row.name.label in by_method]
+    found = {}
+    for base, group in groupby(rows, key=lambda row: row.base):
+        same = list(group)
+        found[base] = [g for row in same if (g := _compare(same, row, by_method)) is not None]
+    return {base: gains for base, gains in found.items() if gains}
+
+
+def _index_by_method(published: Published) -> dict[str, PublishedRow]:
+    rows = published.tables["later_methods"].rows
+    return {row.method: row for row in rows if row.method is not None}
+
+
 def _gain_blocks(
-    base: str, rows: Sequence[Row], by_method: Mapping[str, PublishedRow]
+    base: str, gains: Sequence[Gain], by_method: Mapping[str, PublishedRow]
 ) -> Iterator[str]:
-    """Yields nothing for a model without a gain."""
-    gains = [gain for row in rows if (gain := _compare(rows, row, by_method)) is not None]
-    if not gains:
-        return
     yield f"### {escape(base)}: gain over PromptEOL"
     references = {gain.task: gain.reference for gain in gains}
     ours = [f"{format_number(r.value(t))} ({_say_task(t)})" for t, r in references.items()]
@@ -167,8 +177,17 @@ def _gain_blocks(
 
 
 @dataclass(frozen=True)
-class _Gain:
-    """A row against PromptEOL of the same model, on `task`, and the same on LLaMA-2 7B."""
+class Gain:
+    """A row against PromptEOL of the same model, and the same on LLaMA-2 7B.
+
+    Attributes:
+        row: The row.
+        reference: PromptEOL of the same model.
+        task: The task of both, None for the mean of seven.
+        published: The method on LLaMA-2 7B.
+        ours: The gain here.
+        theirs: The gain there, None for what was not published.
+    """
 
     row: Row
     reference: Row
@@ -179,10 +198,12 @@ class _Gain:
 
     @property
     def is_same(self) -> bool | None:
+        """Whether both gains have one sign."""
         return None if self.theirs is None else self.ours * self.theirs > 0
 
     @property
     def cells(self) -> list[str]:
+        """Its line of the table."""
         return [
             escape(self.row.name.text),
             source_cell(self.row.name.method),
@@ -196,7 +217,7 @@ class _Gain:
         ]
 
 
-def _compare(rows: Sequence[Row], row: Row, by_method: Mapping[str, PublishedRow]) -> _Gain | None:
+def _compare(rows: Sequence[Row], row: Row, by_method: Mapping[str, PublishedRow]) -> Gain | None:
     """Returns the gain in the mean of seven, else on STS-B dev, else None."""
     published = by_method[row.name.label or ""]
     # PromptEOL read in another way has no published counterpart.
@@ -208,7 +229,7 @@ def _compare(rows: Sequence[Row], row: Row, by_method: Mapping[str, PublishedRow
         if reference is not None and value is not None and base is not None:
             if reference is row:
                 return None
-            return _Gain(row, reference, task, published, round(value - base, 2), theirs)
+            return Gain(row, reference, task, published, round(value - base, 2), theirs)
     return None
 
 

@@ -31,6 +31,7 @@ from embedllm.evaluation.sts import evaluate_sts
 from embedllm.evaluation.tasks import load_task
 from embedllm.invocation import Invocation
 from embedllm.models.loading import load_encoder
+from embedllm.report.searches import read_searches
 
 pytestmark = pytest.mark.usefixtures("entry_process")
 
@@ -113,7 +114,11 @@ def test_a_drawn_part_of_the_candidates_grows_and_keeps_their_order() -> None:
 
 def test_the_summary_says_what_was_found_and_what_it_cost(finished: Path) -> None:
     summary, rows = read_json(finished / "summary.json"), ranking(finished)
-    assert read_json(finished.parent / "results" / "searches" / "run.json") == summary
+    kept = finished.parent / "results" / "searches"
+    assert read_json(kept / "run.json") == summary
+    # The report reads them side by side.
+    [search] = read_searches(kept, strict=True)
+    assert [c.number for c in search.candidates] == [int(row["candidate"]) for row in rows]
     assert summary["winner"]["candidate"] == int(rows[0]["candidate"])
     assert summary["winner"]["score"] == pytest.approx(float(rows[0]["score"]))
     first = summary["rungs"][0]

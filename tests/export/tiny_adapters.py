@@ -1,4 +1,4 @@
-"""Adapter folders of tiny models, as training would leave them but in a moment, and their export."""
+"""Adapter folders of tiny models, as training would leave them, and their export."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from embedllm.models.adapter_folder import save_adapter
 from embedllm.models.adapters import attach_adapter
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_encoder
+from embedllm.prompts.bundled_tokenizer import build_bundled_tokenizer
 
 CPU = torch.device("cpu")
 TEMPLATE = 'This sentence : "{sentence}" means in one word:"'
@@ -37,6 +38,24 @@ TEXTS = [
 ]
 
 
+def family_config(family: str, folder: Path, **options: Any) -> ModelConfig:
+    """Returns a tiny model whose tokenizer transformers finds again from the model's own files.
+
+    To a Qwen2 model it gives a tokenizer of Qwen2's kind, whatever is saved beside it.
+    """
+    if family != "qwen2":
+        return build_tiny_config(family, **options)
+    from transformers import CONFIG_MAPPING, AutoTokenizer
+
+    place = folder / "tokenizer"
+    build_bundled_tokenizer().save_pretrained(place)
+    CONFIG_MAPPING[family]().save_pretrained(place)
+    AutoTokenizer.from_pretrained(place).save_pretrained(place)
+    return build_tiny_config(
+        family, architecture={"vocab_size": 704}, tokenizer=str(place), **options
+    )
+
+
 def save_tiny_adapter(
     folder: Path,
     model: ModelConfig | str,
@@ -47,7 +66,8 @@ def save_tiny_adapter(
     training: dict[str, Any] | None = None,
 ) -> Path:
     """Writes an adapter whose random weights move every vector, and returns its folder."""
-    model = build_tiny_config(model) if isinstance(model, str) else model
+    if isinstance(model, str):
+        model = family_config(model, folder.parent)
     encoder = load_encoder(model, prompt, folder.parent / "cache", device=CPU)
     encoder.embedder.trunk = attach_adapter(encoder.embedder.trunk, adapter, seed=0)
     generator = torch.Generator().manual_seed(1)

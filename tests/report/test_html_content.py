@@ -12,7 +12,16 @@ from chromium import needs_chromium, open_page
 from documents import documented
 from html_pages import make_content, make_html
 from hydra import compose, initialize_config_dir
-from report_records import DEV, make_summary, seven, store_method, store_result, store_transfer
+from report_records import (
+    DEV,
+    PROMPT,
+    demonstration,
+    make_summary,
+    seven,
+    store_method,
+    store_result,
+    store_transfer,
+)
 from stored_results import make_task
 from tiny_runs import REPOSITORY, restored_logging
 
@@ -22,12 +31,13 @@ from embedllm.errors import ConfigError, ResultError
 from embedllm.report.html.demonstrations import demonstrations_section
 from embedllm.report.html.geometry import geometry_section
 from embedllm.report.html.libraries import check_libraries
+from embedllm.report.html.prompts import prompts_section
 from embedllm.report.html.scaling import scaling_section
 from embedllm.report.learning_curves import LearningCurve, read_learning_curves
 from embedllm.report.measurements import Measurements, read_measurements
 from embedllm.report.rankings import Candidate
 from embedllm.report.searches import StoredSearch, read_searches
-from embedllm.results import append_result
+from embedllm.results import StoredResult, append_result
 
 # Would do harm as a tag, as an attribute, as the end of the script, as a formula and as Markdown.
 EVIL = (
@@ -39,32 +49,35 @@ EVIL = (
 )
 
 
-@needs_chromium
-@pytest.mark.parametrize("text", EVIL)
-def test_foreign_texts_are_texts(text: str, tmp_path: Path) -> None:
-    plain = {"name": text or "x", "pooling": "last", "layer": -1}
-    prompt = {
-        "template": f"{text}{{sentence}}",
-        "demonstrations": [{"sentence": text, "word": text}],
-    }
+def _evil_results(text: str) -> list[StoredResult]:
+    """Returns results with a text in all places where a user may write one."""
+    model = {"name": text, "pooling": "last", "layer": -1}
+    prompt = {**demonstration(text, text), "template": f"{text}{{sentence}}"}
     details = {"subsets": {}, "alignment": 0.2, "uniformity": -1.0}
     tasks = {task: make_task(60.0) for task in seven(1.0)}
     tasks |= {DEV: make_task(61.0, details=details)}
-    common: dict[str, Any] = {"model": plain, "tasks": tasks, "command": ["evaluate.py", text]}
-    content = make_html(
+    common: dict[str, Any] = {"model": model, "tasks": tasks, "command": ["evaluate.py", text]}
+    return [
         store_result(**common, label=text, run_name=text),
         store_result(**common, label="prompteol", prompt=prompt, model_choice=text),
         store_result(**common, label="demonstration", prompt=prompt, adapter=f"{text}/adapter"),
-        store_transfer({"MR": 80.0}, probe=text, model=plain),
-        searches=(
-            StoredSearch(
-                Path(f"{text.replace('/', '')}.json"),
-                make_summary(model={"name": text}, command=text, dtype=text),
-                (Candidate(1, text, text, text, {100: 60.0, 200: 61.0}),),
-            ),
-        ),
-        curves=(LearningCurve(text, {1: 2.0, 2: 1.0}, {1: 0.5}, {text: {1: 50.0}}),),
-        sizes={f"{text}, float32": 10**8},
+        store_transfer({"MR": 80.0}, probe=text, model=model),
+    ]
+
+
+def _evil_search(text: str) -> StoredSearch:
+    summary = make_summary(model={"name": text}, command=text, dtype=text)
+    candidates = (Candidate(1, text, text, text, {100: 60.0, 200: 61.0}),)
+    return StoredSearch(Path(f"{text.replace('/', '')}.json"), summary, candidates)
+
+
+@needs_chromium
+def test_foreign_texts_are_texts(tmp_path: Path) -> None:
+    content = make_html(
+        *(result for text in EVIL for result in _evil_results(text)),
+        searches=tuple(map(_evil_search, EVIL)),
+        curves=tuple(LearningCurve(text, {1: 2.0}, {1: 0.5}, {text: {1: 50.0}}) for text in EVIL),
+        sizes={f"{text}, float32": 10**8 for text in EVIL},
     )
     page = tmp_path / "page.html"
     page.write_text(content, encoding="utf-8")
@@ -75,9 +88,8 @@ def test_foreign_texts_are_texts(text: str, tmp_path: Path) -> None:
         assert view.evaluate("window.harm") is None
         assert view.locator("img, [onmouseover], [onerror], a[href^=javascript]").count() == 0
         assert view.locator("script").count() == 2
-        if text.isprintable():
-            # It is there to be read.
-            assert text in view.locator("#runs table.data").inner_text()
+        shown = view.locator("#runs table.data").text_content() or ""
+        assert [text for text in EVIL if text.isprintable() and text not in shown] == []
 
 
 def test_what_is_missing_is_one_line_with_a_command() -> None:
@@ -115,6 +127,33 @@ def _check_command(command: str) -> None:
 def test_equal_content_gives_equal_pages() -> None:
     result = store_method("prompteol", seven(60.0) | {DEV: 61.0})
     assert make_html(result) == make_html(result)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, 'This sentence : "{sentence}" means in one word:"'),
+        (
+            demonstration("Sports"),
+            'This sentence : "A man rides." means in one word:"Sports".'
+            'This sentence : "{sentence}" means in one word:"',
+        ),
+        ({"template": "{prepended}A: {sentence}"}, "{prepended}A: {sentence}"),
+        (
+            {"template": "A {sentence} ", "more_templates": ["B {sentence}"]},
+            "A {sentence}\nB {sentence}",
+        ),
+        ({"template": "no slot"}, "no slot"),
+        ({"demonstrations": ["odd"], "a_new_key": 1}, PROMPT["template"]),
+    ],
+)
+def test_prompts_are_shown_as_they_are_read(changes: dict[str, Any], text: str) -> None:
+    record = {**PROMPT, **changes}
+    results = [store_method(label, {DEV: 60.0}) for label in ("mean", "plain")]
+    results.append(store_result({DEV: 61.0}, label="mine", prompt=record))
+    [picture] = prompts_section(make_content(*results)).pictures
+    [shown] = [row[2].text for row in picture.table.rows if row[0].text.startswith("mine")]
+    assert shown == text
 
 
 def test_points_of_the_scaling_curve_are_the_best_of_a_model() -> None:

@@ -202,6 +202,8 @@ def test_paper_has_the_tables_whole_and_no_controls(page_path: Path) -> None:
         # A4 with margins of 1 cm: 190 mm at 96 points an inch.
         view.set_viewport_size({"width": 718, "height": 1000})
         assert view.evaluate("document.documentElement.scrollWidth") <= 718
+        edges = "tables => tables.map(table => table.getBoundingClientRect().right)"
+        assert max(view.eval_on_selector_all("section > .scroll table", edges)) <= 718
         assert view.locator("#scaling .wide svg").is_visible()
         assert view.pdf(format="A4").startswith(b"%PDF")
 

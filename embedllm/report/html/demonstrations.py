@@ -63,7 +63,7 @@ def demonstrations_section(content: PageContent) -> Section:
         prose=prose(*sentences) if searches else (),
         pictures=(_picture(shown),) if shown else (),
         tables=(_build_facts(searches),) if searches else (),
-        missing=() if shown else (("The scores of all candidates of a search", _COMMAND),),
+        missing=() if shown else (("the scores of all candidates of a search", _COMMAND),),
     )
 
 

@@ -137,7 +137,7 @@ def draw(
         style: Any = {**_STYLE, "svg.hashsalt": name}
         with rc_context(style):
             inches = (size.width / _POINTS_PER_INCH, height(size) / _POINTS_PER_INCH)
-            figure = Figure(figsize=inches, layout="constrained")
+            figure = Figure(figsize=inches, dpi=_POINTS_PER_INCH, layout="constrained")
             paint(figure, size)
             content = BytesIO()
             figure.savefig(content, format="svg", metadata={"Date": None, "Creator": None})

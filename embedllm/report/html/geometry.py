@@ -23,7 +23,7 @@ def geometry_section(content: PageContent) -> Section:
     title = "Alignment and uniformity"
     found = find_geometry(content.tables.report.rows)
     if not found:
-        return Section("geometry", title, missing=((title, COMMAND),))
+        return Section("geometry", title, missing=((title.lower(), COMMAND),))
     wide, narrow = draw(
         "geometry",
         lambda figure, size: _paint(figure, size, found),

@@ -24,7 +24,7 @@ def learning_section(content: PageContent) -> Section:
     """Returns the curves of the runs that have any; the picture shows the longest ones."""
     curves = content.curves
     if not curves:
-        what = "Learning curves (runs= is the folder of runs)"
+        what = "learning curves; runs= is the folder of runs"
         return Section("learning", "Learning curves", missing=((what, _COMMAND),))
     longest = sorted(curves, key=lambda curve: (-_num_points(curve), curve.name))[:_NUM_SHOWN]
     shown = sorted(longest, key=lambda curve: curve.name)

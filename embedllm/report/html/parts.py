@@ -114,6 +114,11 @@ def number(value: float | None, digits: int = 2, *, is_best: bool = False) -> Ce
     return Cell(f"{value:,.{digits}f}", value, is_best=is_best)
 
 
+def signed(value: float | None) -> Cell:
+    """Returns the cell of a difference, `-` for none."""
+    return Cell(MISSING) if value is None else Cell(f"{value:+.2f}", value)
+
+
 def texts(*titles: str) -> tuple[Column, ...]:
     """Returns columns of texts."""
     return tuple(Column(title) for title in titles)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
-from embedllm.report.cells import DEV_TASK
+from embedllm.report.cells import DEV_TASK, name_of, runs_cell
 from embedllm.report.content import PageContent
 from embedllm.report.html.drawing import (
     GRID,
@@ -19,10 +19,24 @@ from embedllm.report.html.drawing import (
     label_rows,
     note,
 )
-from embedllm.report.html.parts import Cell, Column, Picture, Section, Table, number, prose, texts
+from embedllm.report.html.parts import (
+    Cell,
+    Column,
+    Picture,
+    Section,
+    Table,
+    number,
+    numbers,
+    prose,
+    signed,
+    texts,
+)
+from embedllm.report.html.prompt_text import show_prompt
 from embedllm.report.html.scores import commands_of
+from embedllm.report.markdown import MISSING
 from embedllm.report.rows import ReportRows, Row
 from embedllm.report.statements import best_row
+from embedllm.report.sts_sections import Gain, find_gains
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,6 +44,10 @@ if TYPE_CHECKING:
 _REFERENCE: Final = "prompteol"
 # Of two prompts the table says enough.
 _MIN_ROWS: Final = 3
+_GAINS_NOTE: Final = (
+    "LLaMA-2 7B has the mean of the seven tasks, as later papers print it. The sizes differ, and "
+    "so do the tasks where ours is STS-B dev: what can be compared is the sign of a gain."
+)
 _COMMAND: Final = "python evaluate.py method=plain evaluation=sts-dev"
 
 
@@ -54,8 +72,41 @@ def prompts_section(content: PageContent) -> Section:
         "STS-B dev (100 x Spearman) of every way to ask a model without training for a vector. "
         "Lines begin at PromptEOL of the same model.",
     )
-    missing = () if pictures else (("Prompts side by side", _COMMAND),)
-    return Section("prompts", "Prompts", prose(*sentences), tuple(pictures), missing=missing)
+    gains = find_gains(report, content.tables.published)
+    missing = () if pictures else (("three prompts of one model", _COMMAND),)
+    return Section(
+        key="prompts",
+        title="Prompts",
+        prose=prose(*sentences),
+        pictures=tuple(pictures),
+        tables=(_build_gains(gains),) if gains else (),
+        notes=prose(_GAINS_NOTE) if gains else (),
+        missing=missing,
+    )
+
+
+def _build_gains(gains: Mapping[str, Sequence[Gain]]) -> Table:
+    columns = (
+        *texts("model", "method", "task"),
+        *numbers("here", "gain", "LLaMA-2 7B", "its gain"),
+        *texts("same sign", "runs"),
+    )
+    rows = tuple(
+        (
+            Cell(base),
+            Cell(gain.row.name.text),
+            Cell("mean of seven" if gain.task is None else name_of(gain.task)),
+            number(gain.row.value(gain.task)),
+            signed(gain.ours),
+            number(gain.published.mean),
+            signed(gain.theirs),
+            Cell(MISSING if gain.is_same is None else "yes" if gain.is_same else "no"),
+            Cell(runs_cell([gain.row, gain.reference])),
+        )
+        for base, group in gains.items()
+        for gain in group
+    )
+    return Table("Gain over PromptEOL, here and on LLaMA-2 7B", columns, rows)
 
 
 def _picture(report: ReportRows, base: str, rows: Sequence[Row], place: int) -> Picture:
@@ -85,21 +136,8 @@ def _picture(report: ReportRows, base: str, rows: Sequence[Row], place: int) -> 
 def _line(report: ReportRows, row: Row) -> tuple[Cell, ...]:
     prompts = [run.result.record["prompt"] for run in report.runs if run.number in row.runs]
     runs = ", ".join(map(str, row.runs))
-    prompt = Cell(_show(prompts[-1]), is_code=True)
+    prompt = Cell(show_prompt(prompts[-1]), is_code=True)
     return (Cell(row.name.text), number(_dev(row)), prompt, Cell(runs))
-
-
-def _show(prompt: dict[str, Any]) -> str:
-    """Returns a prompt as the model reads it, with the place of the sentence."""
-    template = str(prompt["template"])
-    end = str(prompt.get("demonstration_end", '".'))
-    found = [d for d in prompt.get("demonstrations") or [] if isinstance(d, dict)]
-    shown = [
-        f"{template.replace('{sentence}', str(d.get('sentence')))}{d.get('word')}{end} "
-        for d in found
-    ]
-    more = [f"\n{other}" for other in prompt.get("more_templates") or []]
-    return "".join([*shown, template, *more])
 
 
 def _dev(row: Row) -> float:

@@ -79,7 +79,7 @@ def scaling_section(content: PageContent) -> Section:
         "Mean of the seven STS tasks. Filled marks are runs from here, lines are the paper's; of "
         "several demonstrations or adapters the best counts.",
     )
-    missing = () if ours else (("Points from here (all seven tasks)", _COMMAND),)
+    missing = () if ours else (("points from here, of all seven tasks", _COMMAND),)
     notes = prose(sources_sentence(published, tables))
     return Section(
         "scaling", "Scaling", prose(*sentences), (picture,), notes=notes, missing=missing

@@ -67,7 +67,7 @@ def transfer_section(content: PageContent) -> Section:
         "method. Several seeds: mean \u00b1 standard deviation (n - 1).",
     )
     command = "python evaluate.py method=prompteol evaluation=transfer"
-    missing = () if rows else (("Transfer scores from here", command),)
+    missing = () if rows else (("transfer scores from here", command),)
     return Section(
         key="transfer",
         title="Transfer tasks",

@@ -41,14 +41,14 @@ def speed_section(content: PageContent) -> Section:
         )
         pictures.append(_time_picture(found.speed))
     else:
-        missing.append(("Speed beside other tools", _SPEED_COMMAND))
+        missing.append(("speed beside other tools", _SPEED_COMMAND))
     if with_memory:
         pictures.append(_memory_picture(with_memory))
     if found.plan:
         sentences.append(_say_accuracy(found.plan))
         pictures.append(_plan_picture(found.plan, found.plan_command))
     else:
-        missing.append(("The planner's estimates beside what was measured", _PLAN_COMMAND))
+        missing.append(("the planner's estimates beside what was measured", _PLAN_COMMAND))
     title = "Speed and memory"
     return Section("speed", title, prose(*sentences), tuple(pictures), missing=tuple(missing))
 

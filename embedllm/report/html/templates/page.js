@@ -40,11 +40,14 @@ function upgrade(table) {
     pageLength: rowsOnAPage,
     paging: isLong,
   });
+  const caption = table.getAttribute("aria-label");
+  const filter = table.closest(".dt-container").querySelector("input[type=search]");
+  filter?.setAttribute("aria-label", `Filter: ${caption}`);
   // Who has no mouse scrolls a wide table with the arrow keys.
   const room = table.parentElement;
   room.tabIndex = 0;
   room.setAttribute("role", "region");
-  room.setAttribute("aria-label", table.getAttribute("aria-label"));
+  room.setAttribute("aria-label", caption);
   return sortable;
 }
 
