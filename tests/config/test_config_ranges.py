@@ -76,6 +76,15 @@ RANGES: dict[str, tuple[list[str], list[str]]] = {
 }
 # The same for groups and keys that only commands have, by what they are checked with.
 COMMAND_RANGES: dict[str, tuple[str, list[str], list[str]]] = {
+    "console.format": ("results", ["xml"], ["text", "json"]),
+    "port": ("demo", ["-1", "65536"], ["0", "65535"]),
+    "max_compared": ("demo", ["1"], ["2"]),
+    "max_listed": ("demo", ["0"], ["1"]),
+    "max_characters": ("demo", ["0", "200001"], ["1", "200000"]),
+    "max_upload_bytes": ("demo", ["0"], ["1"]),
+    "num_words": ("demo", ["0"], ["1"]),
+    "format": ("export", ["onnx"], ["merged", "sentence-transformers"]),
+    "dtype": ("export", ["int8"], ["auto", "float32", "bfloat16", "float16"]),
     "profile.what": ("profile", ["eval"], ["train", "encode"]),
     "profile.num_steps": ("profile", ["0"], ["1"]),
     # Values that training refuses.
