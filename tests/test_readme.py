@@ -35,7 +35,7 @@ def _commands() -> list[str]:
 
 def _names(config_name: str) -> list[str]:
     """Defaults of these hold the choice of the model, known to a command that runs, not here."""
-    if config_name in ("results", "report", "encode", "profile", "plan", "export"):
+    if config_name in ("results", "report", "encode", "profile", "plan", "export", "demo"):
         return []
     return ["run_name=x", *(["save_as=x"] if config_name == "search" else [])]
 
