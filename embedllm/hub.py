@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from embedllm.errors import ModelError
 from embedllm.log import get_logger
 from embedllm.secrets import redact
 
@@ -83,3 +84,46 @@ def find_model(name: str, revision: str) -> str:
         _log.warning("%s; the copy that was downloaded before is used", reason)
         return str(Path(copy).parent)
     return name
+
+
+def download_with(name: str, file: str, revision: str | None) -> Path | None:
+    """Returns the folder of a whole repository on the hub if it has a certain file, else None.
+
+    A hub that does not answer, or not with that model, counts as one without the file, unless the
+    file was downloaded before.
+
+    Args:
+        name: Hub name of a model.
+        file: What it has to have.
+        revision: Branch, tag or commit; None for the main branch.
+
+    Raises:
+        ModelError: It has the file, and cannot be downloaded.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    if not is_switched_off():
+        api: Any = HfApi()
+        try:
+            info = ask_in_time(lambda: api.model_info(name, revision=revision, timeout=10))
+        except Exception as error:  # the library documents no common base of its errors
+            _log.debug("%s", redact(f"the hub at {api.endpoint} did not give {name}: {error}"))
+        else:
+            if file not in {sibling.rfilename for sibling in info.siblings or ()}:
+                return None
+            return _download(name, revision, api.endpoint)
+    copy = try_to_load_from_cache(name, file, revision=revision or "main")
+    return Path(copy).parent if isinstance(copy, str) else None
+
+
+def _download(name: str, revision: str | None, endpoint: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, endpoint=endpoint))
+    except Exception as error:  # the library documents no common base of its errors
+        reason = redact(" ".join(str(error).split()))
+        raise ModelError(
+            f"{name} could not be downloaded from {endpoint}: {reason}; try again, or give a "
+            "folder with a copy of it"
+        ) from error

@@ -99,13 +99,15 @@ def load_merged(source: Source, cache_dir: Path) -> PreTrainedModel:
         ModelError: The base model cannot be had.
     """
     dtype = getattr(torch, source.dtype)
+    # Merged in float32 and rounded once: merged in bfloat16, SmolLM2-135M was 0.4 away, so 0.04.
+    source = replace(source, model=replace(source.model, dtype="float32"))
     if is_quantized(source, cache_dir):
         from transformers import AutoModelForCausalLM
 
         _log.info("the base model exists in a quantised form alone: its weights are de-quantised")
         # Before any pass: on a CPU the first one packs the weights anew, past de-quantising.
         packed = _from_pretrained(AutoModelForCausalLM, source.model, cache_dir)
-        model = packed.dequantize(dtype=dtype)
+        model = packed.dequantize(dtype=torch.float32)
     else:
         model = _load_whole(source.model, cache_dir)
     if not source.is_full:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,6 +13,7 @@ import torch
 from embedllm.config import ModelConfig, PromptConfig
 from embedllm.config.options import default_cache_dir, option_names, read_option
 from embedllm.errors import AdapterError, ConfigError
+from embedllm.hub import download_with
 from embedllm.log import get_logger
 from embedllm.models.adapter_folder import DESCRIPTION_FILE, read_description
 from embedllm.models.backbone import resolve_device
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _log = get_logger(__name__)
 
 _DEFAULT_PROMPT: Final = "prompteol"
+_HUB_NAME: Final = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 def load_by_name(
@@ -55,7 +58,7 @@ def load_by_name(
     where = _resolve_device(device)
     cache = Path(cache_dir).expanduser() if cache_dir is not None else default_cache_dir()
     options = {key: value for key, value in model_options.items() if value is not None}
-    folder = _find_described(path_or_name)
+    folder = _find_described(path_or_name, options.get("revision"))
     if folder is None:
         model = replace(_named_model(str(path_or_name)), **options)
         if trust_remote_code:
@@ -80,15 +83,18 @@ def load_by_name(
     )
 
 
-def _find_described(path_or_name: str | Path) -> Path | None:
+def _find_described(path_or_name: str | Path, revision: str | None) -> Path | None:
     """Returns the folder with our description that is meant, None for a plain model.
+
+    One that was pushed to the hub is downloaded.
 
     Raises:
         AdapterError: It is an adapter, but none of ours.
     """
     folder = Path(path_or_name).expanduser()
     if not folder.is_dir():
-        return None
+        is_hub_name = _HUB_NAME.fullmatch(str(path_or_name)) is not None
+        return download_with(str(path_or_name), DESCRIPTION_FILE, revision) if is_hub_name else None
     for place in (folder, folder / "adapter"):
         if (place / DESCRIPTION_FILE).is_file():
             return place

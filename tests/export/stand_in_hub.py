@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
 from collections.abc import Iterator
@@ -94,8 +95,39 @@ def stand_in_hub() -> Iterator[StandInHub]:
             self._say({})
 
         def do_GET(self) -> None:
+            self._answer()
+
+        def do_HEAD(self) -> None:
+            self._answer()
+
+        def _answer(self) -> None:
             self._body()
-            self._say({"sha": "0" * 40, "siblings": [], "id": "org/name"})
+            if "/tree/" in self.path:
+                self._say(
+                    [
+                        {"type": "file", "path": n, "size": len(c), "oid": "0" * 40}
+                        for n, c in hub.files.items()
+                    ]
+                )
+                return
+            if "/resolve/" not in self.path:
+                siblings = [{"rfilename": name} for name in hub.files]
+                self._say({"sha": "0" * 40, "siblings": siblings, "id": "org/name"})
+                return
+            content = hub.files.get(self.path.split("/resolve/")[1].partition("/")[2])
+            if content is None:
+                self.send_response(404)
+                self.send_header("X-Error-Code", "EntryNotFound")
+                self.send_header("content-length", "0")
+                self.end_headers()
+                return
+            self.send_response(200)
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(content)
 
         def log_message(self, *_: Any) -> None:
             return

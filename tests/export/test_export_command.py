@@ -19,7 +19,7 @@ from tiny_adapters import TEXTS, export, export_config, our_encoder, save_tiny_a
 from tiny_runs import run_script, script_environment, train_tiny
 
 from embedllm import SentenceEncoder
-from embedllm.config import ExportConfig
+from embedllm.config import ExportConfig, PromptConfig
 from embedllm.entry import CONF_DIR, register, to_typed, with_full_keys
 from embedllm.errors import AdapterError, CheckpointError, ConfigError, ModelError
 from embedllm.export import write
@@ -212,19 +212,36 @@ def hub_environment(address: str, home: Path, **changes: str | None) -> dict[str
     )
 
 
-def test_a_folder_goes_to_the_hub_whole_and_private(adapter: Path, tmp_path: Path) -> None:
+def ask_hub(address: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Lets this process take a server for the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    files = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+
+
+def test_a_folder_goes_to_the_hub_whole_and_private(
+    adapter: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     output = tmp_path / "out"
     words = ["-m", "embedllm", "export", f"adapter={adapter}", f"output={output}", "push=org/name"]
     with stand_in_hub() as hub:
-        environment = hub_environment(hub.address, tmp_path / "home")
-        dry = run_script(*words, "push_dry_run=true", environment=environment)
-        assert dry.returncode == 0, dry.stderr
+        ask_hub(hub.address, monkeypatch, tmp_path / "hub")
+        config = export_config(adapter, output, push="org/name", push_dry_run=True)
+        run_in_process(config)
         assert not hub.repositories
-        sent = run_script(*words, environment=environment)
+        sent = run_script(*words, environment=hub_environment(hub.address, tmp_path / "home"))
     assert sent.returncode == 0, sent.stderr
+    printed = capsys.readouterr().out
     names = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
     for name in names:
-        assert name in dry.stdout
+        assert name in printed
+        assert f"{(output / name).stat().st_size:,}" in printed
         assert hub.files[name] == (output / name).read_bytes()
     assert names == hub.files.keys()
     request = hub.repositories["org/name"]
@@ -232,21 +249,39 @@ def test_a_folder_goes_to_the_hub_whole_and_private(adapter: Path, tmp_path: Pat
     assert f"Bearer {SECRET}" in hub.tokens
     assert "there already" in sent.stdout
     assert hub.address in sent.stdout
-    for text in (dry.stdout, dry.stderr, sent.stdout, sent.stderr):
-        assert SECRET not in text
+    assert SECRET not in sent.stdout + sent.stderr
     assert 'SentenceTransformer("org/name")' in (output / "README.md").read_text()
 
 
-def test_a_hub_that_refuses_is_one_message(adapter: Path, tmp_path: Path) -> None:
-    words = [f"adapter={adapter}", f"output={tmp_path / 'out'}", "format=merged", "push=org/name"]
+def test_what_was_pushed_loads_by_its_name(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = PromptConfig(template='The text "{sentence}" is: "', clean_up="none")
+    adapter = save_tiny_adapter(tmp_path / "other" / "adapter", "opt", prompt=prompt)
+    config = export_config(adapter, tmp_path / "out", format="merged", push="org/name")
+    with stand_in_hub() as hub:
+        ask_hub(hub.address, monkeypatch, tmp_path / "hub")
+        run_in_process(config)
+        found = SentenceEncoder.load("org/name", device="cpu").encode(TEXTS)
+    assert relative_distance(found, our_encoder(adapter).encode(TEXTS)) < 1e-5
+    # From the copy that is there now.
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        again = SentenceEncoder.load("org/name", device="cpu").encode(TEXTS)
+    assert relative_distance(again, found) < 1e-5
+
+
+def test_a_hub_that_refuses_is_one_message(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    config = export_config(adapter, tmp_path / "out", format="merged", push="org/name")
     with stand_in_hub() as hub:
         hub.refuses = True
-        environment = hub_environment(hub.address, tmp_path / "home")
-        found = run_script("-m", "embedllm", "export", *words, environment=environment)
-    assert found.returncode == 2
-    assert "did not take it" in found.stderr
-    assert "Traceback" not in found.stderr
-    assert SECRET not in found.stderr + found.stdout
+        ask_hub(hub.address, monkeypatch, tmp_path / "hub")
+        with pytest.raises(ModelError, match="did not take it") as caught:
+            run_in_process(config)
+    assert SECRET not in str(caught.value)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 

@@ -135,7 +135,10 @@ def test_it_survives_saving_and_loading_there(
     assert relative_distance(again.encode(TEXTS), ours.encode(TEXTS)) < TOLERANCE
 
 
-def test_mteb_scores_it_as_it_scores_us(pair: tuple[SentenceEncoder, Any, Path]) -> None:
+def test_mteb_scores_it_as_it_scores_us(
+    pair: tuple[SentenceEncoder, Any, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "evaluation"))
     mteb = pytest.importorskip("mteb")
     mocks = pytest.importorskip("mteb.mocks")
     from local_mteb_tasks import our_score, scores_of, sts_task, well_separated_pairs
