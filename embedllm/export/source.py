@@ -101,16 +101,22 @@ def load_merged(source: Source, cache_dir: Path) -> PreTrainedModel:
         AdapterError: The adapter does not fit, or its method cannot be merged.
         ModelError: The base model cannot be had.
     """
-    model = _load_whole(source.model, cache_dir)
+    dtype = getattr(torch, source.dtype)
     if is_quantized(source, cache_dir):
+        from transformers import AutoModelForCausalLM
+
         _log.info("the base model exists in a quantised form alone: its weights are de-quantised")
-        model = model.dequantize(dtype=getattr(torch, source.dtype))
+        # Before any pass: on a CPU the first one packs the weights anew, past de-quantising.
+        packed = _from_pretrained(AutoModelForCausalLM, source.model, cache_dir)
+        model = packed.dequantize(dtype=dtype)
+    else:
+        model = _load_whole(source.model, cache_dir)
     if not source.is_full:
         _merge(model.base_model, source.folder)
-    return model.to(getattr(torch, source.dtype))  # type: ignore[no-any-return]
+    return cast("PreTrainedModel", model.to(dtype))
 
 
-def _load_whole(model: ModelConfig, cache_dir: Path) -> PreTrainedModel:
+def _load_whole(model: ModelConfig, cache_dir: Path) -> Any:
     try:
         return load_language_model(model, cache_dir, device=_CPU)
     except ModelError as error:
@@ -121,15 +127,14 @@ def _load_whole(model: ModelConfig, cache_dir: Path) -> PreTrainedModel:
     from transformers import AutoModel
 
     _log.info("written without the head that predicts words, for AutoModel alone: %s", reason)
-    config = load_model_config(model, cache_dir)
+    return _from_pretrained(AutoModel, model, cache_dir)
+
+
+def _from_pretrained(auto_class: Any, model: ModelConfig, cache_dir: Path) -> Any:
     with as_model_error(model, "model.name", model.name):
-        loaded: Any = AutoModel.from_pretrained(
-            source_of(model, cache_dir),
-            config=config,
-            dtype=getattr(torch, model.dtype),
-            **hub_options(model),
-        )
-    return cast("PreTrainedModel", loaded.eval())
+        return auto_class.from_pretrained(
+            source_of(model, cache_dir), dtype=getattr(torch, model.dtype), **hub_options(model)
+        ).eval()
 
 
 def _merge(trunk: torch.nn.Module, folder: Path) -> None:

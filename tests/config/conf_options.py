@@ -23,6 +23,7 @@ NAMES = {
     "search": ["run_name=x", "save_as=x"],
     "layers": ["run_name=x"],
     "encode": ["input=x", "output=x"],
+    "export": ["adapter=x", "output=x"],
 }
 CONFIG_MODULES = [
     importlib.import_module(f"embedllm.config.{name}")
@@ -33,6 +34,7 @@ CONFIG_MODULES = [
         "demo",
         "demonstrations",
         "encode",
+        "export",
         "plan",
         "profile",
         "report",

@@ -134,7 +134,8 @@ def test_a_base_that_exists_in_4_bits_alone_is_dequantised(
         family, name=str(tmp_path / "packed"), init="pretrained", architecture={}, tokenizer=None
     )
     adapter = save_tiny_adapter(tmp_path / "adapter", saved, noise=0.03)
-    folder = export(adapter, tmp_path / "merged", format="merged")
+    with caplog.at_level("INFO"):
+        folder = export(adapter, tmp_path / "merged", format="merged")
     assert "de-quantised" in caplog.text
     weights = load_file(folder / "model.safetensors")
     assert {tensor.dtype for tensor in weights.values()} == {torch.float32}

