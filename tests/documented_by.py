@@ -63,6 +63,7 @@ RUN_BY: Final = (
     ("examples/finetune_on_pairs.py", "tests/test_examples.py::test_pairs_are_held_out"),
     ("-m embedllm search ", "tests/demonstrations/test_search_outcome.py::test_the_summary_says"),
     ("-m embedllm demonstrations ", "tests/demonstrations/test_build_command.py::test_a_set_from"),
+    ("-m embedllm export ", "tests/export/test_export_command.py::test_commands_of_the_page"),
     ("report .*store runs=benchmarks/results", "tests/report/test_html_page.py::test_it_is_one"),
     ("^torchrun .*zero3", "tests/distributed/test_launching.py::test_torchrun_as_the_readme_says"),
     (
@@ -84,14 +85,14 @@ NOT_RUN: Final = (
 # Pages that have tests of their own: a command counts when one of the files has it, word by word.
 OWN_TESTS: Final = {
     "docs/demo.md": "tests/demo/*.py",
-    "docs/export.md": "tests/export/*.py",
     "docs/report.md": "tests/report/*.py",
     "docs/terminal.md": "tests/test_terminal.py",
 }
 SNIPPETS: Final = {
     "README.md": "tests/test_readme.py::test_python_example_runs",
-    "docs/python.md": "tests/models/test_python_entry.py::test_",
-    "docs/mteb.md": "tests/evaluation/test_mteb_results.py::test_",
+    "docs/export.md": "tests/export/test_export_command.py::test_snippets_of_the_page_run",
+    "docs/python.md": "tests/models/test_python_entry.py::test_the_examples_of_the_page_run",
+    "docs/mteb.md": "tests/evaluation/test_mteb_results.py::test_the_snippets_of_the_page_run",
 }
 
 

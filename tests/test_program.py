@@ -61,3 +61,10 @@ def test_installed_without_the_console_script(
 def test_the_configuration_of_a_checkout_is_the_folder_at_its_top() -> None:
     assert CONF_DIR == ROOT / "conf"
     assert (ROOT / "embedllm" / "conf").is_symlink()
+
+
+@pytest.mark.parametrize("path", sorted((CONF_DIR / "help").glob("*.yaml")), ids=lambda p: p.stem)
+def test_help_is_shown_as_called(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert "${as_called:${hydra.help.header}}" in text
+    assert "\n  ${hydra.help" not in text

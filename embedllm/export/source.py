@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from embedllm import program
 from embedllm.config import ModelConfig
 from embedllm.errors import AdapterError, ModelError
 from embedllm.log import get_logger
@@ -60,7 +61,9 @@ def open_source(adapter: str, dtype: str) -> Source:
     if not (folder / "embedllm.json").is_file() and (folder / "adapter").is_dir():
         folder /= "adapter"
     if not folder.is_dir():
-        raise AdapterError(f"adapter={adapter}: there is no folder {folder}; train.py prints one")
+        raise AdapterError(
+            f"adapter={adapter}: there is no folder {folder}; {program.shown('train')} prints one"
+        )
     description = read_description(folder)
     if dtype == "auto":
         # `float32`, or `nf4 (float32)` for a quantised base.
