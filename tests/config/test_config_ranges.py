@@ -83,8 +83,6 @@ COMMAND_RANGES: dict[str, tuple[str, list[str], list[str]]] = {
     "max_characters": ("demo", ["0", "200001"], ["1", "200000"]),
     "max_upload_bytes": ("demo", ["0"], ["1"]),
     "num_words": ("demo", ["0"], ["1"]),
-    "format": ("export", ["onnx"], ["merged", "sentence-transformers"]),
-    "dtype": ("export", ["int8"], ["auto", "float32", "bfloat16", "float16"]),
     "profile.what": ("profile", ["eval"], ["train", "encode"]),
     "profile.num_steps": ("profile", ["0"], ["1"]),
     # Values that training refuses.
