@@ -1,6 +1,6 @@
 """`python -m embedllm <command>`."""
 
-from embedllm.cli import main
+from embedllm.cli import run_process
 
 if __name__ == "__main__":
-    main()
+    run_process()

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from embedllm import program
 from embedllm.errors import EXIT_CODES, ConfigError
+from embedllm.ranks import left_at_once
 
 
 class Command(NamedTuple):
@@ -86,6 +87,12 @@ def main(arguments: list[str] | None = None) -> None:
     # Hydra reads the overrides from here.
     sys.argv = [f"embedllm {name}", *rest]
     start(name)
+
+
+def run_process() -> None:
+    """What `embedllm` in the shell is: `main`, for a process of its own."""
+    with left_at_once():
+        main()
 
 
 def start(name: str) -> None:

@@ -48,7 +48,6 @@ from embedllm.errors import INTERRUPTED, ConfigError, EmbedllmError, PeerError, 
 from embedllm.invocation import Invocation
 from embedllm.log import be_quiet, get_logger, process_number, quiet_loggers
 from embedllm.preemption import leave, stop_requests
-from embedllm.ranks import left_at_once
 from embedllm.run_state import failures_since, read_failure, recorded_failure
 from embedllm.secrets import redact, refuse_secrets
 
@@ -116,7 +115,7 @@ def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     a bug and keeps its traceback.
     """
     command = _Command(config_name, sys.argv[1:])
-    with left_at_once(), stop_requests():
+    with stop_requests():
         try:
             _run(config_name, task, command)
         except PreemptedError as error:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedllm.config import ExportConfig
 from embedllm.console import print_line
-from embedllm.export.push import list_upload, push_folder
+from embedllm.export.push import list_upload, push_folder, upload_table
 from embedllm.export.source import open_source
 from embedllm.export.write import finished_export, write_export
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, quiet_libraries
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = get_logger(__name__)
 
@@ -33,7 +36,7 @@ def run_export(config: ExportConfig, invocation: Invocation) -> None:
     if not is_there:
         output = write_export(config, source)
     state = "there already" if is_there else "written and compared"
-    lines = [f"{config.format} in {source.dtype}, {state}: {output}"]
+    line = f"{config.format} in {source.dtype}, {state}: {output}"
     record: dict[str, Any] = {
         "output": str(output),
         "format": config.format,
@@ -41,10 +44,16 @@ def run_export(config: ExportConfig, invocation: Invocation) -> None:
         "was_there": is_there,
     }
     if config.push is not None and config.push_dry_run:
-        record["would_push"] = list_upload(output, config)
-        lines.append(record["would_push"])
+        record["would_push"] = list_upload(output)
     elif config.push is not None:
-        _log.info("%s", lines[0])
-        record["pushed"] = str(push_folder(output, config))
-        lines.append(f"pushed: {record['pushed']}")
-    invocation.show(record, lambda console: print_line(console, "\n".join(lines)))
+        _log.info("%s", line)
+        record["pushed"] = push_folder(output, config)
+
+    def draw(console: Console) -> None:
+        print_line(console, line)
+        if "would_push" in record:
+            console.print(upload_table(record["would_push"], config))
+        if "pushed" in record:
+            print_line(console, f"pushed: {record['pushed']}")
+
+    invocation.show(record, draw)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from embedllm import hub
 from embedllm.config import ExportConfig
+from embedllm.console import result_table
 from embedllm.errors import ModelError
 from embedllm.log import get_logger
 from embedllm.secrets import redact
@@ -20,17 +22,20 @@ _log = get_logger(__name__)
 _BYTES_PER_SECOND: Final = 250_000
 
 
-def list_upload(folder: Path, config: ExportConfig) -> Table:
-    """Returns what `push_folder` would send, as a table with sizes."""
-    from rich.table import Table
+def list_upload(folder: Path) -> dict[str, int]:
+    """Returns what `push_folder` would send: the bytes of each file, by its path in the folder."""
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in _files_of(folder)}
 
-    table = Table(title=f"would go to {config.push} ({_visibility(config)}); nothing was sent")
+
+def upload_table(sizes: Mapping[str, int], config: ExportConfig) -> Table:
+    """Returns the files that a push would send, as a table with sizes."""
+    visibility = "private" if config.push_private else "public"
+    table = result_table(f"would go to {config.push} ({visibility}); nothing was sent")
     table.add_column("file")
     table.add_column("bytes", justify="right")
-    files = _files_of(folder)
-    for path in files:
-        table.add_row(path.relative_to(folder).as_posix(), f"{path.stat().st_size:,}")
-    table.add_row("in all", f"{sum(p.stat().st_size for p in files):,}", style="bold")
+    for name, size in sizes.items():
+        table.add_row(name, f"{size:,}")
+    table.add_row("in all", f"{sum(sizes.values()):,}", style="bold")
     return table
 
 
@@ -76,7 +81,3 @@ def push_folder(folder: Path, config: ExportConfig) -> str:
 
 def _files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _visibility(config: ExportConfig) -> str:
-    return "private" if config.push_private else "public"
