@@ -53,6 +53,7 @@ def test_a_killed_sweep_goes_on_and_a_failed_run_stops_no_other(tmp_path: Path) 
     assert (sweep / "report.md").read_text("utf-8") == told.stdout
 
 
+@pytest.mark.slow
 def test_data_that_changed_is_not_taken_for_done(tmp_path: Path) -> None:
     rows = ["sent0,sent1,hard_neg", *(f"A {w}.,The {w}.,No {w}." for w in "abcdefgh")]
     file = tmp_path / "data.csv"

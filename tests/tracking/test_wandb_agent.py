@@ -45,6 +45,7 @@ def test_the_file_is_a_sweep_of_keys_that_exist() -> None:
     assert len(set(names)) == 2
 
 
+@pytest.mark.slow
 def test_an_agent_starts_one_run_of_two_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
