@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from playwright.sync_api import Locator, Page
-from tiny_runs import REPOSITORY, script_environment
+from tiny_runs import REPOSITORY, heed_ctrl_c, script_environment
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ def running_demo(*arguments: str) -> Iterator[Demo]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_ctrl_c,
     )
     try:
         assert process.stdout is not None

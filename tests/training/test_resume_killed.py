@@ -14,6 +14,7 @@ from tiny_runs import (
     REPOSITORY,
     TWENTY_STEPS,
     have_equal_weights,
+    heed_ctrl_c,
     script_environment,
     tiny_config,
     train_tiny,
@@ -147,8 +148,7 @@ def test_ctrl_c_leaves_with_130_and_can_be_resumed(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # A shell that runs the tests in the background has them ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_ctrl_c,
     ) as child:
         assert child.stdout is not None
         lines = []
