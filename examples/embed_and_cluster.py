@@ -17,6 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_score
 
 from embedllm import SentenceEncoder
+from embedllm.errors import EmbedllmError
 
 MAX_CLUSTERS = 10
 
@@ -66,4 +67,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (EmbedllmError, OSError, UnicodeError) as error:
+        sys.exit(f"error: {error}")

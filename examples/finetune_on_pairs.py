@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from embedllm import SentenceEncoder
+from embedllm.errors import EmbedllmError
 
 COLUMNS = ("anchor", "positive")
 HELD_OUT = 0.2
@@ -26,12 +27,13 @@ HELD_OUT = 0.2
 
 def split(path: Path, folder: Path) -> tuple[Path, list[dict[str, str]]]:
     """Writes the rows to train on as a CSV of their own; returns its path and the other rows."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     if len(rows) < 10 or not set(COLUMNS) <= rows[0].keys():
         sys.exit(f"error: {path} must have the columns {', '.join(COLUMNS)} and at least ten rows")
     random.Random(0).shuffle(rows)
     number = round(len(rows) * HELD_OUT)
+    folder.mkdir(parents=True, exist_ok=True)
     train = folder / "train.csv"
     with train.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
@@ -58,7 +60,6 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/pairs"))
     arguments, overrides = parser.parse_known_args()
     start = time.monotonic()
-    arguments.output.mkdir(parents=True, exist_ok=True)
     train, held_out = split(arguments.csv, arguments.output)
 
     before = found_first(arguments.model, held_out)
@@ -68,7 +69,9 @@ def main() -> None:
         *("trainer.max_epochs=4", "trainer.activation_checkpointing=packs", "evaluation=none"),
         *(f"paths.output_dir={arguments.output.parent}", f"run_name={arguments.output.name}"),
     ]
-    subprocess.run([sys.executable, "-m", "embedllm", "train", *settings, *overrides], check=True)
+    command = [sys.executable, "-m", "embedllm", "train", *settings, *overrides]
+    if code := subprocess.run(command, check=False).returncode:
+        sys.exit(code)  # The training has said why.
     adapter = arguments.output / "adapter"
     after = found_first(str(adapter), held_out)
 
@@ -80,4 +83,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (EmbedllmError, OSError, UnicodeError, csv.Error) as error:
+        sys.exit(f"error: {error}")

@@ -18,12 +18,12 @@ FINETUNE = "python examples/finetune_on_pairs.py examples/pairs.csv"
 TINY = ("--model", "tiny")
 
 
-def _run(command: list[str], folder: Path, *more: str) -> str:
-    """Runs a documented command in an empty folder; paths in it are those of the repository."""
-    words = [str(ROOT / w) if w.startswith("examples/") else w for w in command[1:]]
+def _ended(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command of the pages in a folder; paths in it are those of the repository."""
+    words = [str(ROOT / w) if w.startswith("examples/") else w for w in command.split()[1:]]
     path = script_environment().get("PYTHONPATH")
     environment = script_environment(PYTHONPATH=f"{ROOT}:{path}" if path else str(ROOT))
-    ended = subprocess.run(
+    return subprocess.run(
         [sys.executable, *words, *more],
         cwd=folder,
         env=environment,
@@ -32,6 +32,11 @@ def _run(command: list[str], folder: Path, *more: str) -> str:
         check=False,
         timeout=1100,
     )
+
+
+def _run(command: list[str], folder: Path, *more: str) -> str:
+    """Runs a documented command that has to work."""
+    ended = _ended(" ".join(command), folder, *more)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return ended.stdout
 
@@ -50,19 +55,28 @@ def test_clusters_are_printed_with_central_texts(tmp_path: Path) -> None:
     assert sum(groups, Counter()) == dict.fromkeys(("garden", "kitchen", "money", "space"), 6)
 
 
-def test_too_few_texts(tmp_path: Path) -> None:
-    (tmp_path / "one.txt").write_text("A text.", encoding="utf-8")
-    script = str(ROOT / "examples" / "embed_and_cluster.py")
-    environment = script_environment(PYTHONPATH=str(ROOT))
-    ended = subprocess.run(
-        [sys.executable, script, str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ended.returncode == 1
-    assert "has 1 texts" in ended.stderr
+MISTAKES = {
+    "a folder with one text": ("embed_and_cluster.py folder", "has 1 texts"),
+    "no folder": ("embed_and_cluster.py nowhere", "nowhere has 0 texts"),
+    "no such model": ("embed_and_cluster.py examples/texts --model smollm3", "smollm3"),
+    "no file": ("finetune_on_pairs.py nowhere.csv", "No such file or directory: 'nowhere.csv'"),
+    "other columns": ("finetune_on_pairs.py other.csv", "columns anchor, positive"),
+    "another encoding": ("finetune_on_pairs.py latin.csv", "'utf-8' codec can't decode"),
+    "a key that is none": ("finetune_on_pairs.py examples/pairs.csv --model tiny trainer.x=1", "x"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_said_without_traceback(mistake: str, tmp_path: Path) -> None:
+    command, said = MISTAKES[mistake]
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "one.txt").write_text("A text.", encoding="utf-8")
+    (tmp_path / "other.csv").write_text("question,answer\n" + "a,b\n" * 20, encoding="utf-8")
+    (tmp_path / "latin.csv").write_text("anchor,positive\n" + "é,b\n" * 20, encoding="latin-1")
+    ended = _ended(f"python examples/{command}", tmp_path)
+    assert ended.returncode in (1, 2)
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_pairs_are_held_out_trained_and_scored(tmp_path: Path) -> None:
