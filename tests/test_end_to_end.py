@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -82,15 +81,12 @@ def test_vectors_equal_the_causal_model_with_left_padding(cache_dir: Path) -> No
 
 @pytest.mark.timeout(2 * 1500)
 def test_default_run_trains_scores_and_evaluates(tmp_path: Path) -> None:
-    """Two steps, and one of the three scores: all of them belong to the slow test below."""
+    """Two steps, and one of the four scores: all of them belong to the slow test below."""
     short = ["data.max_examples=8", "data.global_batch_size=4"]
-    short += ["evaluation.before=false", "evaluation.dev_task=null"]
-    done = _run("train.py", *short, "run_name=short", output_dir=tmp_path)
+    done = _run("train.py", *short, "evaluation=none", "run_name=short", output_dir=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert re.search(r"after\s+\d", done.stdout)
     assert "negatives per anchor" in done.stderr
     folder = tmp_path / "short"
-    after = json.loads((folder / "results" / "after.json").read_text(encoding="utf-8"))
     description = json.loads((folder / "adapter" / "embedllm.json").read_text(encoding="utf-8"))
     assert description["prompt"]["template"] == TEMPLATE
     assert description["training"]["step"] == 2
@@ -100,7 +96,8 @@ def test_default_run_trains_scores_and_evaluates(tmp_path: Path) -> None:
     )
     assert again.returncode == 0, again.stderr[-2000:]
     record = json.loads((tmp_path / "again" / "results.json").read_text(encoding="utf-8"))
-    assert record["tasks"] == after["tasks"]
+    # The untrained model has 42.54.
+    assert 40 < record["averages"]["sts"] < 60
 
 
 @pytest.mark.slow

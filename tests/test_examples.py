@@ -66,7 +66,13 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "encoding" in name or "key" in name else name
+        for name in MISTAKES
+    ],
+)
 def test_mistakes_are_said_without_traceback(mistake: str, tmp_path: Path) -> None:
     command, said = MISTAKES[mistake]
     (tmp_path / "folder").mkdir()

@@ -94,6 +94,7 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of(path) == expected
 
 
+@pytest.mark.slow  # Disks are in tests/faults.
 def test_run_on_a_disk_that_fills_up_is_one_message(tmp_path: Path) -> None:
     """A limit on file size stands in for the full disk: tensors no longer fit, small files do."""
 

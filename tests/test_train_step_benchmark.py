@@ -45,6 +45,7 @@ def test_all_contestants_train_the_same(tmp_path: Path) -> None:
     assert all(row in done.stdout for row in CONTESTANTS)
 
 
+@pytest.mark.slow  # Trains with all contestants.
 def test_another_loss_is_found_out(tmp_path: Path) -> None:
     output = tmp_path / "record.json"
     options = (*TINY, "--contestants", "plain loop", "--output", str(output))

@@ -202,6 +202,7 @@ def test_what_is_typed_is_text(page: Page) -> None:
     assert panel.locator("img, script").count() == 0
 
 
+@pytest.mark.slow  # Makes the pictures of docs/.
 def test_pictures_fit_a_phone_and_the_dark(demo: Demo, tmp_path: Path) -> None:
     paths = take_pictures(demo.url, tmp_path)
     assert len(paths) == len(PICTURES)

@@ -51,20 +51,18 @@ def test_torchrun_as_the_readme_says(tmp_path: Path) -> None:
 
 def test_a_sweep_of_runs_with_two_processes_each(tmp_path: Path) -> None:
     done = run_script(
-        *("train.py", "--multirun", *_TINY, "seed=1,2", "strategy=ddp", "trainer.devices=2"),
+        *("train.py", "--multirun", *_TINY, "strategy=ddp", "trainer.devices=2"),
         # The processes of the first run fail, which stops no other.
         *("data.source=path,sample", "data.path=nowhere.csv", "evaluation=none"),
         *(f"paths.output_dir={tmp_path}", "sweep_name=two"),
     )
     assert done.returncode == 2, done.stderr
-    runs = [run for run in _runs(tmp_path) if (run / "adapter").is_dir()]
-    assert [run.parent for run in runs] == [tmp_path / "two"] * 2
-    configs = [read_json(run / "run.json")["config"] for run in runs]
-    assert sorted(config["seed"] for config in configs) == [1, 2]
-    assert {config["data"]["source"] for config in configs} == {"sample"}
-    *_, head, first, second = done.stderr.strip().splitlines()
-    assert head == "error: 2 runs of the sweep failed; the same command tries again"
-    assert all("nowhere.csv" in line for line in (first, second))
+    [run] = [run for run in _runs(tmp_path) if (run / "adapter").is_dir()]
+    assert run.parent == tmp_path / "two"
+    assert read_json(run / "run.json")["config"]["data"]["source"] == "sample"
+    *_, head, failed = done.stderr.strip().splitlines()
+    assert head == "error: 1 run of the sweep failed; the same command tries again"
+    assert "nowhere.csv" in failed
 
 
 def test_evaluation_with_two_processes(tmp_path: Path) -> None:
@@ -99,7 +97,7 @@ def test_machines_need_a_launcher(tmp_path: Path) -> None:
     assert "trainer.num_nodes=2 needs torchrun or srun" in done.stderr
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_rank_that_dies_ends_the_others(victim: int, tmp_path: Path) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

@@ -19,6 +19,7 @@ def _run(command: str, *more: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow  # Kills are in test_kills.
 def test_the_same_command_goes_on(tmp_path: Path) -> None:
     command = "python train.py debug=tiny run_name=first"
     folder = (f"paths.output_dir={tmp_path}", "trainer.accelerator=cpu", "evaluation=none")

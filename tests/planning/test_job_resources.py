@@ -29,6 +29,7 @@ def test_a_small_model_has_one_device() -> None:
     assert 4 < needs.memory_gib < 32
 
 
+@pytest.mark.slow  # Plans OPT-66B in all ways.
 def test_a_large_one_has_as_many_as_it_needs() -> None:
     # 66 billion weights of two bytes are 123 GiB; one could do it with states in host memory.
     needs = _needs("model=opt-66b", "strategy=auto")

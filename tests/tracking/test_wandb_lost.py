@@ -52,6 +52,7 @@ def _own_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     wandb.teardown()
 
 
+@pytest.mark.slow  # As one that falls silent.
 def test_a_server_that_never_answers(
     tmp_path: Path,
     reference: Path,

@@ -47,6 +47,7 @@ def test_weights_without_room_are_refused(tmp_path: Path) -> None:
         preflight.settle(config, tmp_path / "run")
 
 
+@pytest.mark.slow  # Plans all strategies.
 def test_no_strategy_fits(tmp_path: Path) -> None:
     config = tiny_config(
         tmp_path, "model=opt-66b", "model.init=random", "model.tokenizer=bundled", "strategy=auto"

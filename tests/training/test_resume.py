@@ -52,7 +52,16 @@ def test_every_step_shows_in_the_adapter(
 # --- Interrupted in this process ---------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", range(1, NUM_STEPS))
+_ANY_STEP = [
+    # The borders of an epoch, and each distance between checkpoints; the others are slow.
+    step
+    if step in (1, 3, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1, NUM_STEPS - 1)
+    else pytest.param(step, marks=pytest.mark.slow)
+    for step in range(1, NUM_STEPS)
+]
+
+
+@pytest.mark.parametrize("step", _ANY_STEP)
 def test_killed_after_any_step(
     step: int, tmp_path: Path, uninterrupted: Callable[..., Path]
 ) -> None:
@@ -120,7 +129,13 @@ def test_killed_with_other_settings(
 @pytest.mark.usefixtures("rising_scores")
 @pytest.mark.parametrize(
     ("step", "before_hooks"),
-    [(2, False), (5, False), (5, True), (10, True), (17, False), (20, False), (20, True)],
+    [
+        *((5, False), (5, True), (20, True)),
+        *(
+            pytest.param(step, before_hooks, marks=pytest.mark.slow)
+            for step, before_hooks in [(2, False), (10, True), (17, False), (20, False)]
+        ),
+    ],
 )
 def test_killed_between_dev_scores(
     step: int, before_hooks: bool, tmp_path: Path, uninterrupted: Callable[..., Path]

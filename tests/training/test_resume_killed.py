@@ -72,8 +72,14 @@ DevScore._score = dying
     ("patch", "leaves"),
     [
         pytest.param(_IN_CHECKPOINT_WRITE, "checkpoints/.step-000009.ckpt.*", id="checkpoint"),
-        pytest.param(_IN_CANDIDATE_WRITE, "candidates/.step-000010.*", id="candidate"),
-        pytest.param(_IN_DEV_SCORE, "candidates/step-000005", id="dev-score"),
+        pytest.param(
+            *(_IN_CANDIDATE_WRITE, "candidates/.step-000010.*"),
+            id="candidate",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(_IN_DEV_SCORE, "candidates/step-000005"), id="dev-score", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_sigkill_while_something_is_written(
@@ -111,6 +117,7 @@ runpy.run_path('train.py', run_name='__main__')
 """
 
 
+@pytest.mark.slow  # Kills at random moments are in tests/faults.
 @pytest.mark.parametrize("step", [13])
 def test_sigkill_when_the_log_shows_a_step(
     step: int, tmp_path: Path, uninterrupted: Callable[..., Path]
