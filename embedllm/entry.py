@@ -83,10 +83,15 @@ def with_full_keys(config_name: str, overrides: list[str]) -> list[str]:
     return [re.sub(f"^{short}=", f"{key}=", o) for o in overrides] if short else overrides
 
 
-def register() -> None:
-    """Registers the schemas and resolvers that the files in `conf/` refer to. Idempotent."""
-    for name, schema in _SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+def register(*config_names: str) -> None:
+    """Registers the schemas and resolvers that the files in `conf/` refer to. Idempotent.
+
+    Args:
+        config_names: Root configs whose schema is registered, default all. Hydra copies every
+            registered schema for each group that its help lists, seconds for all of them.
+    """
+    for name in config_names or _SCHEMAS:
+        ConfigStore.instance().store(name=f"{name}_schema", node=_SCHEMAS[name])
     OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
     OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
     for resolver in (
@@ -137,7 +142,7 @@ class _Command:
 
 
 def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Command) -> None:
-    register()
+    register(config_name)
     # Hydra would print its own shortened traceback and exit; the messages are made here.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     # Three more attempts against an unreachable hub help nobody; one answer in time does.
