@@ -65,7 +65,10 @@ def name_sweep(arguments: Sequence[str]) -> list[str]:
         )
         keys = sorted(key.rpartition(".")[2].rpartition("/")[2] for key in swept)
         chosen = "-".join([*keys, fingerprint({"fixed": fixed})[:8]])
-    return [*arguments, f"sweep_name={to_plain_name(chosen)}"]
+    # Hydra refuses a command line with a flag between two overrides.
+    place = arguments.index(options[-1]) + 1 if options else len(arguments)
+    name = f"sweep_name={to_plain_name(chosen)}"
+    return [*arguments[:place], name, *arguments[place:]]
 
 
 def _is_left_out(key: str, swept: set[str]) -> bool:
@@ -100,6 +103,13 @@ def run_folder(output_dir: str, sweep_name: str | None, name: str) -> str:
     if sweep_name is not None:
         plain_name("sweep_name", str(sweep_name))
     return str(Path(output_dir, sweep_name or "", name))
+
+
+def sweep_dir(output_dir: str, sweep_name: str | None) -> str:
+    """Resolver `${sweep_dir:...}`: the folder of a sweep."""
+    if sweep_name is not None:
+        plain_name("sweep_name", str(sweep_name))
+    return str(Path(output_dir, sweep_name or "sweep"))
 
 
 def study_storage(folder: str) -> str:

@@ -15,16 +15,18 @@ from embedllm.multirun import name_sweep
 
 
 def _sweep_name(*arguments: str) -> str:
-    *rest, last = name_sweep(arguments)
-    assert tuple(rest) == arguments
-    key, _, name = last.partition("=")
-    assert key == "sweep_name"
-    return name
+    named = name_sweep(arguments)
+    [word] = [word for word in named if word.startswith("sweep_name=")]
+    assert [other for other in named if other != word] == list(arguments)
+    return word.partition("=")[2]
 
 
 def test_a_sweep_of_a_file_has_its_name() -> None:
     assert _sweep_name("sweep=seeds", "debug=tiny") == "seeds"
     assert _sweep_name("seed=1,2", "sweep=mine/of-ranks", "-m") == "mine-of-ranks"
+    # Hydra takes flags before or behind its overrides, not among them.
+    assert name_sweep(["seed=1,2", "sweep=s", "-m"])[-2:] == ["sweep_name=s", "-m"]
+    assert name_sweep(["-m", "seed=1,2", "sweep=s"])[-1] == "sweep_name=s"
 
 
 def test_any_other_is_named_by_what_varies_and_what_does_not() -> None:
