@@ -11,6 +11,7 @@ import os
 import re
 import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -41,9 +42,9 @@ from embedllm.config import (
     SearchConfig,
     TrainConfig,
     flatten,
+    resolvers,
 )
-from embedllm.config.checks import plain_name
-from embedllm.config.options import CONF_DIR, default_cache_dir, option_names
+from embedllm.config.options import CONF_DIR, option_names
 from embedllm.errors import INTERRUPTED, ConfigError, EmbedllmError, PeerError, PreemptedError
 from embedllm.invocation import Invocation
 from embedllm.log import be_quiet, get_logger, process_number, quiet_loggers
@@ -92,19 +93,20 @@ def register(*config_names: str) -> None:
     """
     for name in config_names or _SCHEMAS:
         ConfigStore.instance().store(name=f"{name}_schema", node=_SCHEMAS[name])
-    OmegaConf.register_new_resolver("data_dir", _data_dir, replace=True)
-    OmegaConf.register_new_resolver("cache_dir", _cache_dir, replace=True)
+    OmegaConf.register_new_resolver("oc.env", resolvers.environment_value, replace=True)
     for resolver in (
+        resolvers.data_dir,
+        resolvers.cache_dir,
+        resolvers.plain_name,
         multirun.run_name,
         multirun.run_folder,
+        multirun.sweep_dir,
         multirun.study_storage,
         multirun.trials_left,
         multirun.num_trials,
+        program.as_called,
     ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
-    OmegaConf.register_new_resolver("sweep_dir", _sweep_dir, replace=True)
-    OmegaConf.register_new_resolver("as_called", program.as_called, replace=True)
-    OmegaConf.register_new_resolver("plain_name", _plain_name, replace=True)
 
 
 def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
@@ -119,12 +121,17 @@ def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:
     can mend, 130 after Ctrl-C, 75 after SIGTERM or SIGUSR1 (`preemption`). Any other exception is
     a bug and keeps its traceback.
     """
+    sys.excepthook = _show_bug
     command = _Command(config_name, sys.argv[1:])
     with stop_requests():
         try:
             _run(config_name, task, command)
         except PreemptedError as error:
             leave(error, command=str(command))
+
+
+def _show_bug(*error: Any) -> None:
+    sys.stderr.write(redact("".join(traceback.format_exception(*error))))
 
 
 @dataclass
@@ -156,7 +163,7 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
     sweep_dirs: set[Path] = set()
 
     def note_sweep_dir(output_dir: str, sweep_name: str | None) -> str:
-        folder = _sweep_dir(output_dir, sweep_name)
+        folder = multirun.sweep_dir(output_dir, sweep_name)
         sweep_dirs.add(Path(folder))
         return folder
 
@@ -175,8 +182,10 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
         if folder.is_relative_to(Path.cwd()):
             folder = folder.relative_to(Path.cwd())
         choices = hydra_config.runtime.choices
+        # As they were written: reading them one by one would put values for `${...}`.
+        overrides = OmegaConf.to_container(hydra_config.overrides.task)
         invocation = Invocation(
-            list(hydra_config.overrides.task),
+            cast("list[str]", overrides),
             folder,
             conf_dir=CONF_DIR,
             choices={str(k): str(v) for k, v in choices.items() if v is not None},
@@ -202,6 +211,8 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
 
     main = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=config_name)(job)
     try:
+        # Hydra writes the command line into the run's folder before it calls the job.
+        refuse_secrets((word.partition("=")[0], word) for word in sys.argv[1:])
         if is_training:
             sys.argv[1:] = multirun.name_sweep(sys.argv[1:])
         if config_name in _SHORT_KEYS:
@@ -297,9 +308,8 @@ def to_typed(config: DictConfig) -> Any:
     _refuse_added_keys(config)
     try:
         values = OmegaConf.to_object(config)
-        refuse_secrets(
-            flatten(cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True)))
-        )
+        plain = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
+        refuse_secrets(flatten(plain).items())
         return values
     except OmegaConfBaseException as error:
         schema = OmegaConf.get_type(config)
@@ -320,6 +330,8 @@ def explain(error: Exception, schema: type[Any]) -> str:
         # Hydra's own groups come with plug-ins too, so their message is left to Hydra.
         if group != "hydra" and (options := option_names(group)):
             return _describe_unknown_option(group, option, options)
+    if (own := _own_error(error)) is not None:
+        return own
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).split("\nConfig search path:")[0].strip()
     if not isinstance(cause, OmegaConfBaseException):
@@ -334,6 +346,17 @@ def explain(error: Exception, schema: type[Any]) -> str:
     if "not in" not in reason or owner is None:
         return f"{text.splitlines()[0]}\n{key or 'config'}: {reason}"
     return _describe_unknown_key(key, owner)
+
+
+def _own_error(error: Exception) -> str | None:
+    """Returns key and message of an error that one of our resolvers raised, None for others."""
+    key = getattr(error, "full_key", None)
+    place: BaseException | None = error
+    while place is not None:
+        if isinstance(place, EmbedllmError):
+            return f"{key}: {place}" if key else str(place)
+        place = place.__cause__ or place.__context__
+    return None
 
 
 def _refuse_added_keys(config: DictConfig, place: str = "") -> None:
@@ -361,30 +384,6 @@ def _describe_unknown_option(group: str, option: str, options: list[str]) -> str
     near = difflib.get_close_matches(option, options, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     return f"{group}={option} is not known{hint}\nallowed: {', '.join(options)}"
-
-
-def _data_dir(relative: str = "") -> str | None:
-    """Resolver `${data_dir:...}`: a path under EMBEDLLM_DATA_DIR, null when that is unset."""
-    root = os.environ.get("EMBEDLLM_DATA_DIR")
-    return str(Path(root) / relative) if root else None
-
-
-def _cache_dir() -> str:
-    """Resolver `${cache_dir:}`: EMBEDLLM_CACHE_DIR, default ~/.cache/embedllm."""
-    return str(default_cache_dir())
-
-
-def _plain_name(name: object) -> str:
-    """Resolver `${plain_name:...}`: a run's name, before Hydra makes a folder of it."""
-    plain_name("run_name", "" if name is None else str(name))
-    return str(name)
-
-
-def _sweep_dir(output_dir: str, sweep_name: str | None) -> str:
-    """Resolver `${sweep_dir:...}`: the folder of a sweep."""
-    if sweep_name is not None:
-        plain_name("sweep_name", str(sweep_name))
-    return str(Path(output_dir, sweep_name or "sweep"))
 
 
 def _leave_with(error: EmbedllmError) -> None:

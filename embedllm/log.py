@@ -44,7 +44,14 @@ def error_console() -> Console:
     return Console(stderr=True)
 
 
-class _ConsoleHandler(logging.StreamHandler):  # type: ignore[type-arg]
+class _Redacting(logging.Handler):
+    """Makes keys and passwords unreadable, whoever logs them, in tracebacks too."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+class _ConsoleHandler(_Redacting, logging.StreamHandler):  # type: ignore[type-arg]
     """Prints on stderr."""
 
 
@@ -55,24 +62,12 @@ class _BarFriendlyHandler(_ConsoleHandler):
         error_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
-class _Redacting(logging.Filter):
-    """Makes keys and passwords unreadable, whoever logs them."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        if (redacted := redact(text)) != text:
-            record.msg, record.args = redacted, ()
-        return True
-
-
 def build_console_handler() -> logging.Handler:
     """Returns the handler of the console: around progress bars on a terminal, else plain."""
-    handler = _BarFriendlyHandler() if sys.stderr.isatty() else _ConsoleHandler()
-    handler.addFilter(_Redacting())
-    return handler
+    return _BarFriendlyHandler() if sys.stderr.isatty() else _ConsoleHandler()
 
 
-class _FileHandler(logging.FileHandler):
+class _FileHandler(_Redacting, logging.FileHandler):
     """A log file that may stop on a full disk without stopping, or shouting over, the run."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
@@ -88,9 +83,7 @@ class _FileHandler(logging.FileHandler):
 
 def build_file_handler(filename: str) -> logging.Handler:
     """Returns the handler of the run's log file."""
-    handler = _FileHandler(filename, encoding="utf-8")
-    handler.addFilter(_Redacting())
-    return handler
+    return _FileHandler(filename, encoding="utf-8")
 
 
 def be_quiet() -> None:

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 from embedllm.errors import CheckpointError, EmbedllmError, PeerError, PreemptedError
 from embedllm.files import write_json
 from embedllm.log import process_number
+from embedllm.secrets import redact
 
 _FAILURE: Final = "failure.json"
 _OUTCOME: Final = "outcome.json"
@@ -184,7 +185,8 @@ def _describe(error: BaseException, code: int) -> Failure:
     else:
         message = f"{name}: {error}"
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return Failure(name, message[:_MAX_MESSAGE_CHARACTERS], code, now)
+    # Before it is cut: half a key would not be known.
+    return Failure(name, redact(message)[:_MAX_MESSAGE_CHARACTERS], code, now)
 
 
 def _exit_code(error: BaseException) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import netrc
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
@@ -27,17 +27,17 @@ def redact(text: str) -> str:
     return text
 
 
-def refuse_secrets(values: Mapping[str, Any]) -> None:
+def refuse_secrets(values: Iterable[tuple[str, Any]]) -> None:
     """Raises for a configuration that holds a key: it is stored with every run and its results.
 
     Args:
-        values: The resolved configuration under dotted keys.
+        values: Dotted keys with their values, resolved or as they were written.
 
     Raises:
         ConfigError: A value holds a key of the environment or a URL with a password.
     """
     secrets = _secrets()
-    for key, value in values.items():
+    for key, value in values:
         text = str(value)
         found = next((name for secret, name in secrets.items() if secret in text), None)
         if found is not None:
@@ -62,6 +62,8 @@ def _secrets() -> dict[str, str]:
     path = Path(os.environ.get("NETRC") or Path.home() / ".netrc")
     for host, password in _saved_passwords(path).items():
         found.setdefault(password, f"the password of {host} in the netrc file")
+    if token := _hub_token():
+        found.setdefault(token, "the token that `hf auth login` saved")
     long_enough = {k: v for k, v in found.items() if len(k) >= _MIN_CHARACTERS}
     return dict(sorted(long_enough.items(), key=lambda item: -len(item[0])))
 
@@ -74,3 +76,19 @@ def _saved_passwords(path: Path) -> dict[str, str]:
     except (OSError, ValueError, SyntaxError):
         return {}
     return {host: password for host, (_, _, password) in hosts.items() if password}
+
+
+@lru_cache(maxsize=1)
+def _read_once(path: Path) -> str:
+    """Returns the content of a small file, empty without one; every log line asks for it."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+def _hub_token() -> str:
+    """Returns the token of the hub's file; the hub's own function may renew it over the network."""
+    from huggingface_hub import constants
+
+    return _read_once(Path(constants.HF_TOKEN_PATH))

@@ -14,6 +14,7 @@ from embedllm.data.records import FILE_SUFFIXES, Row, Table, choose_columns
 from embedllm.data.schema import ColumnNames, Unreadable
 from embedllm.errors import DataError
 from embedllm.hub import ask_in_time, is_switched_off
+from embedllm.secrets import redact
 
 _BATCH_ROWS = 1024
 
@@ -114,8 +115,9 @@ def read_dataset(
     except Exception as error:  # the library documents no common base of its errors
         raise DataError(
             f"dataset {name} could not be loaded with data.subset={subset}, data.split={split}, "
-            f"data.revision={revision}: {type(error).__name__}: {error}. Check these keys and "
-            f"data.path; with HF_HUB_OFFLINE set, only datasets downloaded before can be read."
+            f"data.revision={revision}: {type(error).__name__}: {redact(str(error))}. Check these "
+            "keys and data.path; with HF_HUB_OFFLINE set, only datasets downloaded before can be "
+            "read."
         ) from error
     columns = choose_columns(name, dataset.column_names, chosen)
     used = dataset.select_columns(list(dict.fromkeys(columns.in_order))).with_format("arrow")
@@ -142,8 +144,8 @@ def probe_hub(name: str, revision: str | None) -> str | None:
     except Exception as error:  # the library documents no common base of its errors
         raise DataError(
             f"data.path={name} is no local file or folder (looked at {Path(name).absolute()}), and "
-            f"the hub at {api.endpoint} did not give a dataset of that name: "
-            f"{type(error).__name__}: {error}. Set data.path to a file "
+            f"the hub at {redact(api.endpoint)} did not give a dataset of that name: "
+            f"{type(error).__name__}: {redact(str(error))}. Set data.path to a file "
             f"({', '.join(FILE_SUFFIXES)}), a folder or a dataset that exists and that you may "
             "read; without network, set HF_HUB_OFFLINE=1 to use a dataset downloaded before."
         ) from error
