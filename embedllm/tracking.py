@@ -6,7 +6,9 @@ logged until then is in a folder below the run's, which `wandb sync` uploads at 
 
 from __future__ import annotations
 
+import json
 import os
+import secrets
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -15,12 +17,18 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from embedllm.config import LoggerConfig
-from embedllm.files import to_plain_name
+from embedllm.errors import PreemptedError
+from embedllm.files import to_plain_name, write_json
+from embedllm.hub import ask_in_time
 from embedllm.log import get_logger
 from embedllm.run_state import average_of
 from embedllm.versions import git_revision
 
 STEP: Final = "trainer/global_step"
+
+_ID_FILE: Final = "wandb.json"
+# SLURM's KillWait, the time from SIGTERM to SIGKILL, is 30 s by default.
+_SECONDS_TO_LEAVE: Final = 5.0
 
 _log = get_logger(__name__)
 
@@ -31,7 +39,7 @@ class TrackedRun:
 
     Attributes:
         name: Its name, for people.
-        run_id: The same for all starts of one run, which makes them one run there too.
+        identity: What makes two starts in one folder starts of one run, and so one run there.
         job_type: `train` or `evaluate`.
         group: The sweep, or what `logger.group` says.
         folder: Of the run; W&B's files go into `wandb` below it.
@@ -39,7 +47,7 @@ class TrackedRun:
     """
 
     name: str
-    run_id: str
+    identity: str
     job_type: str
     group: str | None
     folder: Path
@@ -72,13 +80,7 @@ class Tracker:
             action(run)
         except Exception as error:
             self._run = None
-            _log.warning(
-                "W&B is lost (%s: %s) and the run goes on without it; what it has until here can "
-                "be uploaded later: %s",
-                type(error).__name__,
-                error,
-                _sync_command(run, self._folder),
-            )
+            _warn_of_loss(run, self._folder, error)
             _stop_service()
 
     def log_scores(self, records: Mapping[str, dict[str, Any] | None]) -> None:
@@ -121,6 +123,26 @@ class Tracker:
         self.say_how_to_upload()
         self._run = None
 
+    def leave(self) -> None:
+        """Ends the run there as one that was preempted and goes on.
+
+        Waits for a few seconds only: SIGKILL may be near, and the job is not in the queue yet.
+        """
+        self.say_how_to_upload()
+        run, self._run = self._run, None
+        if run is None:
+            return
+
+        def end() -> None:
+            run.mark_preempting()
+            run.finish(exit_code=PreemptedError.exit_code)
+
+        try:
+            ask_in_time(end, seconds=_SECONDS_TO_LEAVE)
+        except Exception as error:
+            # W&B's service is not ended here, which would wait too; that comes behind the queue.
+            _warn_of_loss(run, self._folder, error)
+
     def say_how_to_upload(self) -> None:
         """Logs the command that uploads what W&B has offline."""
         if self._run is not None and self._run.settings.mode == "offline":
@@ -139,10 +161,23 @@ def tracked(settings: LoggerConfig, about: Callable[[], TrackedRun]) -> Iterator
     tracker = _start(settings, about()) if settings.wandb else Tracker(None, Path())
     try:
         yield tracker
+    except PreemptedError:
+        tracker.leave()
+        raise
     except BaseException:
         tracker.finish(exit_code=1)
         raise
     tracker.finish(exit_code=0)
+
+
+def _warn_of_loss(run: Any, folder: Path, error: Exception) -> None:
+    _log.warning(
+        "W&B is lost (%s: %s) and the run goes on without it; what it has until here can be "
+        "uploaded later: %s",
+        type(error).__name__,
+        error,
+        _sync_command(run, folder),
+    )
 
 
 def _sync_command(run: Any, folder: Path) -> str:
@@ -200,7 +235,7 @@ def _init(mode: str, settings: LoggerConfig, about: TrackedRun) -> Any:
         tags=settings.tags or None,
         name=about.name,
         # A W&B agent names its runs itself.
-        id=os.environ.get("WANDB_RUN_ID") or about.run_id,
+        id=os.environ.get("WANDB_RUN_ID") or _kept_id(about),
         resume="allow",
         dir=str(about.folder.resolve()),
         config={**about.config, "git_revision": git_revision()},
@@ -217,6 +252,20 @@ def _init(mode: str, settings: LoggerConfig, about: TrackedRun) -> Any:
     run.define_metric(STEP)
     run.define_metric("*", step_metric=STEP, step_sync=True)
     return run
+
+
+def _kept_id(about: TrackedRun) -> str:
+    """Returns the run's id: drawn at its first start, kept in its folder, gone with it.
+
+    A name or a configuration would make one id of runs in several sweeps or folders.
+    """
+    path = about.folder / _ID_FILE
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if kept.get("identity") == about.identity:
+        return str(kept["run_id"])
+    run_id = secrets.token_hex(8)
+    write_json(path, {"run_id": run_id, "identity": about.identity})
+    return run_id
 
 
 def _stop_service() -> None:

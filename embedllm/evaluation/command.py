@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from embedllm.config import EvaluateConfig
 from embedllm.config.quantization import check_quantized_strategy
 from embedllm.console import print_line
-from embedllm.files import to_plain_name
 from embedllm.invocation import Invocation
 from embedllm.launch import launch, needs_launch
 from embedllm.log import get_logger, quiet_libraries
@@ -123,7 +122,7 @@ def _track(config: EvaluateConfig, invocation: Invocation, record: dict[str, Any
     """Makes a W&B run of the scores; the record says which model and prompt were scored."""
     about = TrackedRun(
         name=config.run_name,
-        run_id=to_plain_name(config.run_name),
+        identity="evaluation",
         job_type="evaluate",
         group=config.logger.group,
         folder=invocation.folder,

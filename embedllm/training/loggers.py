@@ -10,7 +10,6 @@ from typing import Any
 from pytorch_lightning.loggers import CSVLogger, Logger, WandbLogger
 
 from embedllm.config import TrainConfig, fingerprint, training_identity
-from embedllm.files import to_plain_name
 from embedllm.ranks import current_rank
 from embedllm.tracking import TrackedRun, Tracker, tracked
 from embedllm.training.run_folder import RunFolder
@@ -33,8 +32,7 @@ def track(
         digest = fingerprint(training_identity(config))
         return TrackedRun(
             name=config.run_name,
-            # The same id after a resume continues the same W&B run.
-            run_id=f"{to_plain_name(config.run_name)[:40]}-{digest}",
+            identity=digest,
             job_type="train",
             group=config.logger.group or config.sweep_name,
             folder=run.root,

@@ -51,6 +51,8 @@ class OfflineRun:
     history: list[dict[str, Any]] = field(default_factory=list)
     summary: dict[str, Any] = field(default_factory=dict)
     artifacts: list[Any] = field(default_factory=list)
+    exit_code: int | None = None
+    is_preempted: bool = False
 
     def curve(self, key: str) -> dict[int, float]:
         """Returns the values of a metric by optimizer step."""
@@ -73,6 +75,10 @@ def read_offline(folder: Path) -> OfflineRun:
             found.history.append(_items(record.history.item))
         elif kind == "summary":
             found.summary |= _items(record.summary.update)
+        elif kind == "exit":
+            found.exit_code = record.exit.exit_code
+        elif kind == "preempting":
+            found.is_preempted = True
         elif kind in ("artifact", "request"):
             is_artifact = kind == "artifact"
             found.artifacts += [record.artifact] if is_artifact else []
