@@ -309,6 +309,13 @@ def test_a_search_without_optuna_says_what_to_install() -> None:
     assert "pip install 'embedllm[optuna]'" in explain(error, TrainConfig)
 
 
+def test_a_value_that_refers_to_another_goes_on_as_it_was_written(call: Call) -> None:
+    answer = call("debug=tiny", "logger.group=of-${seed}")
+    [(config, invocation)] = answer.calls
+    assert config.logger.group == "of-42"
+    assert "logger.group=of-${seed}" in invocation.overrides
+
+
 # --- Help -----------------------------------------------------------------------------------------
 
 
