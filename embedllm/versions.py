@@ -31,11 +31,16 @@ def library_versions() -> dict[str, str]:
     """Returns the versions of Python, embedllm and the libraries that decide on numbers."""
     versions = {"python": platform.python_version(), "embedllm": __version__}
     for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
+        versions[name] = installed_version(name) or "not installed"
     return versions
+
+
+def installed_version(package: str) -> str | None:
+    """Returns the version of a package; None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @lru_cache(maxsize=1)

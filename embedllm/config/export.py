@@ -32,7 +32,7 @@ class ExportConfig:
     """Type of the written weights: `float32`, `bfloat16`, `float16`, or `auto` for that of the base
     weights in training."""
     overwrite: bool = False
-    """Replace what is in `output`."""
+    """Replace an older export in `output`; a folder with anything else is never touched."""
     license: str | None = None
     """Licence for the model card, as the hub writes it (apache-2.0); it has to suit the base model
     and the data."""
@@ -42,7 +42,7 @@ class ExportConfig:
     """Repository on the hub, organisation/name, made when it is not there. The token comes from the
     environment (HF_TOKEN) or from `hf auth login`, never from here."""
     push_private: bool = True
-    """Make a new repository private."""
+    """Make a new repository private; one that is there stays what it is."""
     push_dry_run: bool = False
     """Print what `push` would send, and send nothing."""
     paths: PathsConfig = MISSING

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 from embedllm import __version__
 from embedllm.config import ExportConfig
+from embedllm.export.places import is_local, public_name
+from embedllm.export.scores import read_scores, to_eval_results
+from embedllm.export.sentence_transformers_folder import needs_embedllm
 from embedllm.export.source import Source
-from embedllm.files import sha256_of
+from embedllm.files import write_atomically
 from embedllm.log import get_logger
-from embedllm.models.encoder import SentenceEncoder
+from embedllm.models.adapter_folder import PROBE_FILE
+from embedllm.models.backbone import (
+    load_model_config,
+    load_tokenizer,
+    max_positions,
+    resolve_layer,
+)
+from embedllm.models.loading import full_model
+from embedllm.prompts.template import Prompt, build_more_prompts, build_prompt
 from embedllm.prompts.tokenize import leading_special_tokens
+from embedllm.versions import installed_version
 
 _log = get_logger(__name__)
 
 _TEMPLATE: Final = Path(__file__).parent / "templates" / "card.md"
-_HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+# The last line of a card: a checksum of those above it, by which a change by hand shows.
+_MARK: Final = "\n<!-- as written by embedllm: "
 # What transformers users write behind `states`, [L, H].
 _POOL: Final = {
     "last": "vector = states[-1].float()",
@@ -31,114 +44,144 @@ _POOL: Final = {
 }
 
 
-def write_card(
-    folder: Path, config: ExportConfig, source: Source, encoder: SentenceEncoder, *, is_plain: bool
-) -> None:
-    """Writes README.md.
+def write_card(folder: Path, config: ExportConfig, source: Source) -> None:
+    """Writes README.md of an exported folder; one that was changed by hand stays as it is.
 
     Args:
-        folder: Where to.
+        folder: The export, whole but for the card.
         config: What was asked for.
         source: Where the weights come from.
-        encoder: The exported model.
-        is_plain: Whether sentence-transformers needs nothing beside itself.
+
+    Raises:
+        CheckpointError: The folder cannot be written.
     """
+    path = folder / "README.md"
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    if before is not None and before != _marked(before.rpartition(_MARK)[0]):
+        _log.warning(
+            "%s was changed by hand and stays as it is; delete it to have it written anew", path
+        )
+        return
+    card = _marked(_card(folder, config, source))
+    if card != before:
+        write_atomically(path, card.encode())
+
+
+def _marked(text: str) -> str:
+    return f"{text}{_MARK}{sha256(text.encode()).hexdigest()} -->\n"
+
+
+def _card(folder: Path, config: ExportConfig, source: Source) -> str:
     from huggingface_hub import ModelCard, ModelCardData
 
     scores = read_scores(source.folder)
     title = (config.push or Path(config.output).name).rpartition("/")[2]
+    dataset = _hub_dataset(source)
     data = ModelCardData(
         language=config.language,
         license=config.license,
         library_name=_library(config),
         pipeline_tag="sentence-similarity" if _is_st(config) else "feature-extraction",
-        base_model=_public_name(source.description.model.name),
+        base_model=_hub_base(source),
         tags=_tags(config),
-        datasets=_datasets(source.description.training),
+        datasets=[dataset] if dataset is not None else None,
         model_name=title if scores else None,
-        eval_results=_eval_results(scores) or None,
+        eval_results=to_eval_results(scores) or None,
     )
     card = ModelCard.from_template(
         data,
         template_path=str(_TEMPLATE),
-        **_contents(config, source, encoder, scores, title=title, is_plain=is_plain),
+        title=title,
+        scores=scores,
+        **_facts_of_the_model(folder, source),
+        **_facts_of_use(folder, config, source),
     )
-    (folder / "README.md").write_text(f"{str(card).rstrip()}\n", encoding="utf-8")
+    return str(card).rstrip()
 
 
-def read_scores(adapter: Path) -> list[dict[str, str]]:
-    """Returns what the run saved beside an adapter: task, before, after, metric, protocol.
+def _facts_of_the_model(folder: Path, source: Source) -> dict[str, Any]:
+    from safetensors.numpy import load_file
 
-    A result of another adapter, and a file that cannot be read, count as none.
-    """
-    records: dict[str, Mapping[str, Any]] = {}
-    for name in ("before", "after"):
-        try:
-            path = adapter.resolve().parent / "results" / f"{name}.json"
-            records[name] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return []
-    if records["after"].get("adapter_sha256") != sha256_of(adapter / "embedllm.json"):
-        _log.warning("the run's results are of another adapter; the card has no scores")
-        return []
-    before = records["before"].get("tasks", {})
-    return [
-        {
-            "task": name,
-            "before": f"{before[name]['score']:.2f}" if name in before else "",
-            "after": f"{task['score']:.2f}",
-            "metric": task["metric"],
-            "protocol": str(task.get("protocol") or task.get("probe") or ""),
-        }
-        for name, task in records["after"].get("tasks", {}).items()
-    ]
-
-
-def _contents(
-    config: ExportConfig,
-    source: Source,
-    encoder: SentenceEncoder,
-    scores: list[dict[str, str]],
-    *,
-    title: str,
-    is_plain: bool,
-) -> dict[str, Any]:
-    description, prompt = source.description, encoder.prompt
-    fill = json.dumps(prompt.literals[0], ensure_ascii=False)
-    for literal in prompt.literals[1:]:
-        fill += f" + clean_up(sentence) + {json.dumps(literal, ensure_ascii=False)}"
-    vector = "vector / vector.norm()" if encoder.embedder.normalize else "vector"
+    model = source.description.model
+    prompt = build_prompt(source.description.prompt)
+    base = _hub_base(source) or Path(model.name).name
+    method = "all weights" if source.is_full else f"{source.description.method} adapter, merged"
     return {
-        "title": title,
         "version": __version__,
-        "place": config.push or config.output,
-        "width": encoder.encode([]).shape[1],
-        "base": _public_name(description.model.name) or Path(description.model.name).name,
-        "method": "all weights" if source.is_full else f"{description.method} adapter, merged",
-        "prompt": "{sentence}".join(prompt.literals).replace("\n", "\\n"),
+        "width": load_file(folder / PROBE_FILE)["vectors"].shape[1],
+        "base": _cell(f"{base}, random weights" if model.init == "random" else base),
+        "method": method,
+        "prompt": _code("{sentence}".join(prompt.literals)),
         "clean_up": prompt.clean_up,
-        "pooling": encoder.embedder.pooling,
-        "layer": encoder.embedder.layer,
-        "normalize": encoder.embedder.normalize,
+        "pooling": model.pooling,
+        "normalize": model.normalize,
         "dtype": source.dtype,
-        "facts": _facts(description.training),
-        "scores": scores,
-        "is_sentence_transformers": _is_st(config),
-        "is_plain": is_plain,
-        "sentence_transformers": _version_of("sentence-transformers"),
-        "head": list(leading_special_tokens(encoder.tokenizer)),
-        "fill": f"({fill}).strip()",
-        "pool": f"{_POOL[encoder.embedder.pooling]}\n    return {vector}",
-        "max_length": encoder.max_length,
+        "facts": [(name, _cell(str(value))) for name, value in _facts(source)],
     }
 
 
-def _facts(training: Mapping[str, Any]) -> list[tuple[str, Any]]:
+def _facts_of_use(folder: Path, config: ExportConfig, source: Source) -> dict[str, Any]:
+    description, cache_dir = source.description, Path(config.paths.cache_dir)
+    model = full_model(source.model, folder)
+    architecture, tokenizer = load_model_config(model, cache_dir), load_tokenizer(model, cache_dir)
+    prompt = build_prompt(description.prompt)
+    is_one_text = prompt.pool_over == "prompt" and prompt.before_prepended is None
+    vector = "vector / vector.norm()" if model.normalize else "vector"
+    return {
+        "place": json.dumps(_place(config), ensure_ascii=False),
+        "is_sentence_transformers": _is_st(config),
+        "is_plain": not _is_st(config) or not needs_embedllm(folder),
+        "sentence_transformers": installed_version("sentence-transformers"),
+        "in_transformers": is_one_text and not build_more_prompts(description.prompt),
+        "layer": resolve_layer(model.layer, architecture.num_hidden_layers),
+        "head": list(leading_special_tokens(tokenizer)),
+        "fill": _fill(prompt),
+        "pool": f"{_POOL[model.pooling]}\n    return {vector}",
+        "cuts": _cuts(prompt, max_positions(architecture)),
+    }
+
+
+def _place(config: ExportConfig) -> str:
+    """Returns what the snippets load: the name on the hub, or the folder as seen from here."""
+    output = Path(config.output).expanduser()
+    return config.push or (output.name if output.is_absolute() else config.output)
+
+
+def _fill(prompt: Prompt) -> str:
+    """Returns the Python expression that puts `sentence` into the prompt."""
+    first, *others = (json.dumps(text, ensure_ascii=False) for text in prompt.literals)
+    return f"({first}{''.join(f' + clean_up(sentence) + {text}' for text in others)}).strip()"
+
+
+def _cuts(prompt: Prompt, max_length: int | None) -> str:
+    """Returns which texts embedllm and sentence-transformers cut, and transformers does not."""
+    cuts = []
+    if prompt.max_sentence_tokens is not None:
+        cuts.append(f"sentences of more than {prompt.max_sentence_tokens} tokens")
+    if max_length is not None:
+        cuts.append(f"prompts of more than the model's {max_length} positions")
+    return " and ".join(cuts)
+
+
+def _cell(text: str) -> str:
+    """Returns a text for a cell of a table."""
+    return text.replace("\n", "\\n").replace("|", "\\|")
+
+
+def _code(text: str) -> str:
+    """Returns a text as code in a cell of a table, backticks and bars included."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    space = " " if "`" in text else ""
+    return f"{fence}{space}{_cell(text)}{space}{fence}"
+
+
+def _facts(source: Source) -> list[tuple[str, Any]]:
     """Returns data and hyper-parameters, as far as the adapter says; no path of this machine."""
+    training = source.description.training
     data, trainer = training.get("data", {}), training.get("trainer", {})
     loss = training.get("loss", {})
     facts = {
-        "data": _data_name(data),
+        "data": _data_name(source),
         "examples": data.get("max_examples"),
         "examples per step": data.get("global_batch_size"),
         "steps": training.get("step"),
@@ -155,38 +198,24 @@ def _facts(training: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return [(name, value) for name, value in facts.items() if value is not None]
 
 
-def _data_name(data: Mapping[str, Any]) -> str | None:
+def _data_name(source: Source) -> str | None:
+    data = source.description.training.get("data", {})
     if data.get("source") == "sample":
         return "synthetic sample triplets of embedllm"
     path = data.get("path")
-    return path if path is None or _HUB_NAME.fullmatch(path) else Path(path).name
+    return path and (Path(path).name if is_local(path, source.folder) else path)
 
 
-def _datasets(training: Mapping[str, Any]) -> list[str] | None:
-    path = training.get("data", {}).get("path")
-    is_hub_name = isinstance(path, str) and _HUB_NAME.fullmatch(path) and not Path(path).exists()
-    return [path] if is_hub_name else None
+def _hub_dataset(source: Source) -> str | None:
+    data = source.description.training.get("data", {})
+    path = data.get("path") if data.get("source") != "sample" else None
+    return path and public_name(path, source.folder)
 
 
-def _eval_results(scores: list[dict[str, str]]) -> list[Any]:
-    from huggingface_hub import EvalResult
-
-    return [
-        EvalResult(
-            task_type="STS" if row["metric"] == "spearman" else "Classification",
-            dataset_type=row["task"],
-            dataset_name=row["task"],
-            metric_type=row["metric"],
-            metric_value=float(row["after"]),
-            metric_name=f"{row['metric']} x100 ({row['protocol']})",
-        )
-        for row in scores
-    ]
-
-
-def _public_name(name: str) -> str | None:
-    """Returns the hub name of a base model; None for a folder or a size without weights."""
-    return name if _HUB_NAME.fullmatch(name) and not Path(name).exists() else None
+def _hub_base(source: Source) -> str | None:
+    """Returns the hub name of the base model; None for a folder or a size without weights."""
+    model = source.description.model
+    return public_name(model.name, source.folder) if model.init == "pretrained" else None
 
 
 def _is_st(config: ExportConfig) -> bool:
@@ -200,12 +229,3 @@ def _library(config: ExportConfig) -> str:
 def _tags(config: ExportConfig) -> list[str]:
     tags = ["feature-extraction", "sentence-similarity", "embedllm", "prompteol"]
     return ["sentence-transformers", *tags] if _is_st(config) else tags
-
-
-def _version_of(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

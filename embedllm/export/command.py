@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from embedllm.config import ExportConfig
 from embedllm.console import print_line
+from embedllm.export.card import write_card
+from embedllm.export.output_folder import finished_export
 from embedllm.export.push import list_upload, push_folder, upload_table
 from embedllm.export.source import open_source
-from embedllm.export.write import finished_export, write_export
+from embedllm.export.write import write_export
 from embedllm.invocation import Invocation
 from embedllm.log import get_logger, quiet_libraries
 
@@ -33,7 +35,9 @@ def run_export(config: ExportConfig, invocation: Invocation) -> None:
     source = open_source(config.adapter_path, config.dtype)
     output = Path(config.output).expanduser()
     is_there = finished_export(config, source) and not config.overwrite
-    if not is_there:
+    if is_there:
+        write_card(output, config, source)
+    else:
         output = write_export(config, source)
     state = "there already" if is_there else "written and compared"
     line = f"{config.format} in {source.dtype}, {state}: {output}"

@@ -12,11 +12,13 @@ from typing import Any, Final
 
 import torch
 from sentence_transformers.models import InputModule
+from sentence_transformers.util import load_dir_path
 from torch import Tensor
 
 from embedllm.models.encoder import SentenceEncoder
 
 _OF_THE_FOLDER: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_OF_THE_HUB: Final = ("token", "cache_folder", "revision", "local_files_only")
 
 
 class PromptModule(InputModule):  # type: ignore[misc]
@@ -36,14 +38,13 @@ class PromptModule(InputModule):  # type: ignore[misc]
         self._folder = folder
 
     @classmethod
-    def load(cls, model_name_or_path: str, *_: Any, **options: Any) -> PromptModule:
-        """Returns the module of an exported folder, on the CPU."""
+    def load(cls, model_name_or_path: str, subfolder: str = "", **options: Any) -> PromptModule:
+        """Returns the module of an exported folder, or of one on the hub, on the CPU."""
+        where = {key: options[key] for key in _OF_THE_HUB if key in options}
+        folder = Path(load_dir_path(model_name_or_path, subfolder, **where) or model_name_or_path)
         dtype = (options.get("model_kwargs") or {}).get("dtype")
         name = str(dtype).removeprefix("torch.") if dtype is not None else None
-        return cls(
-            SentenceEncoder.load(model_name_or_path, device="cpu", dtype=name),
-            Path(model_name_or_path),
-        )
+        return cls(SentenceEncoder.load(folder, device="cpu", dtype=name), folder)
 
     def preprocess(
         self, inputs: list[str], prompt: str | None = None, **_: Any

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +12,10 @@ from embedllm import hub
 from embedllm.config import ExportConfig
 from embedllm.console import result_table
 from embedllm.errors import ModelError
+from embedllm.export.output_folder import saved_identity
+from embedllm.export.sentence_transformers_folder import FOREIGN_FILES
 from embedllm.log import get_logger
+from embedllm.models.adapter_folder import DESCRIPTION_FILE
 from embedllm.secrets import redact
 
 if TYPE_CHECKING:
@@ -63,9 +68,14 @@ def push_folder(folder: Path, config: ExportConfig) -> str:
         hub.ask_in_time(
             lambda: api.create_repo(name, private=config.push_private, exist_ok=True),
         )
+        _warn_of_visibility(hub.ask_in_time(lambda: api.repo_info(name)), config)
+        stale = hub.ask_in_time(lambda: _stale_files(api, name, folder))
         answer: Any = hub.ask_in_time(
             lambda: api.upload_folder(
-                repo_id=name, folder_path=str(folder), commit_message="Export by embedllm"
+                repo_id=name,
+                folder_path=str(folder),
+                commit_message="Export by embedllm",
+                delete_patterns=[glob.escape(file) for file in stale] or None,
             ),
             seconds=seconds,
         )
@@ -77,6 +87,31 @@ def push_folder(folder: Path, config: ExportConfig) -> str:
             "write comes from HF_TOKEN or `hf auth login`"
         ) from error
     return str(getattr(answer, "repo_url", None) or f"{api.endpoint}/{name}")
+
+
+def _warn_of_visibility(repository: Any, config: ExportConfig) -> None:
+    """Says where a repository that was there before is not what `push_private` asks for."""
+    if bool(repository.private) != config.push_private:
+        _log.warning(
+            "push_private=%s has no effect: %s is there and %s; the hub's settings change that",
+            str(config.push_private).lower(),
+            config.push,
+            "private" if repository.private else "public",
+        )
+
+
+def _stale_files(api: Any, name: str, folder: Path) -> list[str]:
+    """Returns what an earlier export left in the repository and this one does not replace."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path = Path(api.hf_hub_download(name, DESCRIPTION_FILE))
+    except EntryNotFoundError:
+        return []
+    if saved_identity(path.parent) is None:
+        return []
+    written = {*json.loads(path.read_text(encoding="utf-8"))["checksums"], *FOREIGN_FILES}
+    return sorted(written - list_upload(folder).keys())
 
 
 def _files_of(folder: Path) -> list[Path]:

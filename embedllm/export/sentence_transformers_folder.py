@@ -8,7 +8,7 @@ needs embedllm and `trust_remote_code=True`.
 
 from __future__ import annotations
 
-import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, cast
@@ -17,21 +17,33 @@ from embedllm.errors import ConfigError
 from embedllm.export.chat_template import to_chat_template
 from embedllm.files import write_json
 from embedllm.models.encoder import SentenceEncoder
-from embedllm.versions import library_versions
+from embedllm.versions import installed_version, library_versions
 
 _POOLINGS: Final = {"last": "lasttoken", "mean": "mean", "weighted_mean": "weightedmean"}
 _MODULES: Final = "sentence_transformers.base.modules.transformer.Transformer"
 OWN_MODULE: Final = "embedllm.export.module.PromptModule"
+REQUIREMENT: Final = "sentence-transformers>=6.2"
 FOREIGN_FILES: Final = ("modules.json", "config_sentence_transformers.json")
 
 
 def require_sentence_transformers() -> None:
-    """Raises ConfigError where sentence-transformers is not installed."""
-    if importlib.util.find_spec("sentence_transformers") is None:
+    """Raises ConfigError where sentence-transformers is missing or too old."""
+    from transformers.utils.versions import require_version
+
+    try:
+        require_version(REQUIREMENT)
+    except ImportError as error:
+        found = installed_version("sentence-transformers") or "none"
         raise ConfigError(
-            "format=sentence-transformers checks what it writes with sentence-transformers, which "
-            "is not installed; `pip install 'sentence-transformers>=6.2'`, or use format=merged"
-        )
+            f"format=sentence-transformers checks what it writes with {REQUIREMENT}; installed: "
+            f"{found}; `pip install 'embedllm[export]'`, or use format=merged"
+        ) from error
+
+
+def needs_embedllm(folder: Path) -> bool:
+    """Whether the module of a folder with sentence-transformers' files is embedllm's."""
+    modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    return any(module["type"] == OWN_MODULE for module in modules)
 
 
 def write_modules(folder: Path, encoder: SentenceEncoder, *, probes: Sequence[str]) -> bool:
@@ -120,20 +132,26 @@ def _module(number: int, place: str, kind: str) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
     versions = library_versions()
     return {
-        "sentence_transformers": version("sentence-transformers"),
+        "sentence_transformers": str(installed_version("sentence-transformers")),
         "transformers": versions["transformers"],
         "pytorch": versions["torch"],
     }
 
 
 def _reads_alike(folder: Path, encoder: SentenceEncoder, probes: Sequence[str]) -> bool:
-    """Whether sentence-transformers makes the same tokens of some texts."""
+    """Whether sentence-transformers makes the same tokens of some texts, and cuts alike."""
+    texts = [*probes, *texts_beyond(encoder.max_length)]
     module = load_folder(folder, is_plain=True)
-    for text, expected in zip(probes, encoder.token_ids(probes), strict=True):
+    for text, expected in zip(texts, encoder.token_ids(texts), strict=True):
         if module.preprocess([text])["input_ids"][0].tolist() != expected:
             return False
     return True
+
+
+def texts_beyond(max_length: int | None) -> list[str]:
+    """Returns texts of more tokens than a model has positions; none for one without a limit."""
+    # A word is one token at least.
+    words = ("word ", '"Why?" na\u00efve \U0001f600 ')
+    return [word * max_length for word in words] if max_length is not None else []

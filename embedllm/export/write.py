@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +10,10 @@ import numpy as np
 import torch
 
 from embedllm.config import ExportConfig
-from embedllm.errors import AdapterError, CheckpointError, ConfigError
+from embedllm.errors import AdapterError
 from embedllm.export.card import write_card
+from embedllm.export.output_folder import check_space, identity_of, refuse_output
+from embedllm.export.places import without_places
 from embedllm.export.sentence_transformers_folder import (
     FOREIGN_FILES,
     load_folder,
@@ -51,7 +51,8 @@ PROBES: Final[tuple[str, ...]] = (
     "{sentence} {{ s }} <s></s> 50% \\n",
     "word " * 300,
 )
-"""Texts on which every exported folder is compared with the adapter, and one too long for most."""
+"""Texts on which every exported folder is compared with the adapter. The last is long; what is too
+long for the model is compared by its tokens, which costs no pass."""
 
 MERGE_TOLERANCE: Final = 1e-4
 """Largest difference of vectors of merged weights from the adapter's, relative to their length.
@@ -71,18 +72,18 @@ def write_export(config: ExportConfig, source: Source) -> Path:
         ConfigError: The folder holds something else, or what checks it is not installed.
     """
     output, cache_dir = Path(config.output).expanduser(), Path(config.paths.cache_dir)
-    _refuse_foreign_folder(config, output)
+    refuse_output(config, source, output)
     if config.format == "sentence-transformers":
         require_sentence_transformers()
-    _check_space(output, num_bytes(source, cache_dir))
+    check_space(output, num_bytes(source, cache_dir))
     vectors = _adapter_vectors(source, cache_dir)
-    with new_folder(output) as work:
+    with new_folder(output.resolve()) as work:
         _write_weights(work, config, source, cache_dir)
         encoder = _describe_and_load(work, config, source, cache_dir)
         _compare_with_adapter(encoder, vectors, source)
         is_plain = _write_modules(work, encoder) if _is_st(config) else True
         _write_description(work, config, source, encoder)
-        write_card(work, config, source, encoder, is_plain=is_plain)
+        write_card(work, config, source)
         _compare_as_others_load(work, config, encoder, is_plain=is_plain)
     return output
 
@@ -100,49 +101,8 @@ def _adapter_vectors(source: Source, cache_dir: Path) -> np.ndarray | None:
     return encoder.encode(PROBES)
 
 
-def finished_export(config: ExportConfig, source: Source) -> bool:
-    """Whether `output` holds this very export already."""
-    path = Path(config.output).expanduser() / DESCRIPTION_FILE
-    try:
-        training = json.loads(path.read_text(encoding="utf-8"))["training"]
-        return bool(training["export"] == _identity(config, source))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def _identity(config: ExportConfig, source: Source) -> dict[str, Any]:
-    return {
-        "format": config.format,
-        "dtype": source.dtype,
-        "method": source.description.method,
-        # This file holds the checksums of all others, so its own identifies the adapter.
-        "adapter_sha256": sha256_of(source.folder / DESCRIPTION_FILE),
-    }
-
-
 def _is_st(config: ExportConfig) -> bool:
     return config.format == "sentence-transformers"
-
-
-def _refuse_foreign_folder(config: ExportConfig, output: Path) -> None:
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not config.overwrite):
-        raise ConfigError(
-            f"output={output} is there and holds something else; allowed: a new or empty folder, "
-            "or overwrite=true to replace that one"
-        )
-    if output.resolve() in (Path.cwd(), Path.home(), Path("/")):
-        raise ConfigError(f"output={output} cannot be replaced; name a folder of its own")
-
-
-def _check_space(output: Path, needed: int) -> None:
-    place = next(p for p in (output.absolute(), *output.absolute().parents) if p.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < needed:
-        raise CheckpointError(
-            f"output={output} needs about {needed / 2**20:.0f} MiB, but there are only "
-            f"{free / 2**20:.0f} MiB free; make room, choose another disk, or a smaller type with "
-            "dtype=bfloat16"
-        )
 
 
 def _write_weights(work: Path, config: ExportConfig, source: Source, cache_dir: Path) -> None:
@@ -201,15 +161,24 @@ def _write_modules(work: Path, encoder: SentenceEncoder) -> bool:
 def _write_description(
     work: Path, config: ExportConfig, source: Source, encoder: SentenceEncoder
 ) -> None:
-    description = source.description
+    description, model = source.description, source.description.model
     names = sorted(p.relative_to(work).as_posix() for p in work.rglob("*") if p.is_file())
     written = AdapterDescription(
         # `full`: the folder itself is the model. Its type is chosen on loading, as before.
-        model=replace(description.model, tokenizer=None, gguf_package=None, quantization="none"),
+        model=replace(
+            model,
+            name=without_places(model.name, source.folder),
+            tokenizer=None,
+            gguf_package=None,
+            quantization="none",
+        ),
         prompt=description.prompt,
         method="full",
         dtype=encoder.dtype,
-        training={**description.training, "export": _identity(config, source)},
+        training={
+            **without_places(description.training, source.folder),
+            "export": identity_of(config, source),
+        },
         # Others may write these anew with the folder's other files as they are.
         checksums={n: sha256_of(work / n) for n in names if n not in FOREIGN_FILES},
         versions=library_versions(),

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 @dataclass
@@ -22,14 +25,18 @@ class StandInHub:
         repositories: Answers to creation: name to its request.
         files: Committed files by path.
         tokens: All authorization headers.
+        asked: Paths of all questions.
         refuses: Answer everything with 403.
+        is_private: Whether repositories are.
     """
 
     address: str = ""
     repositories: dict[str, dict[str, Any]] = field(default_factory=dict)
     files: dict[str, bytes] = field(default_factory=dict)
     tokens: set[str | None] = field(default_factory=set)
+    asked: set[str] = field(default_factory=set)
     refuses: bool = False
+    is_private: bool = True
     blobs: dict[str, bytes] = field(default_factory=dict)
 
 
@@ -42,6 +49,7 @@ def stand_in_hub() -> Iterator[StandInHub]:
 
         def _body(self) -> bytes:
             hub.tokens.add(self.headers.get("authorization"))
+            hub.asked.add(self.path)
             return self.rfile.read(int(self.headers.get("content-length") or 0))
 
         def _say(self, value: Any, status: int = 200) -> None:
@@ -85,6 +93,8 @@ def stand_in_hub() -> Iterator[StandInHub]:
                         hub.files[value["path"]] = base64.b64decode(value["content"])
                     elif line["key"] == "lfsFile":
                         hub.files[value["path"]] = hub.blobs[value["oid"]]
+                    elif line["key"] == "deletedFile":
+                        del hub.files[value["path"]]
                 url = f"{hub.address}/org/name/commit/{'0' * 40}"
                 self._say({"commitUrl": url, "commitOid": "0" * 40, "success": True})
             else:
@@ -112,7 +122,14 @@ def stand_in_hub() -> Iterator[StandInHub]:
                 return
             if "/resolve/" not in self.path:
                 siblings = [{"rfilename": name} for name in hub.files]
-                self._say({"sha": "0" * 40, "siblings": siblings, "id": "org/name"})
+                self._say(
+                    {
+                        "sha": "0" * 40,
+                        "siblings": siblings,
+                        "id": "org/name",
+                        "private": hub.is_private,
+                    }
+                )
                 return
             content = hub.files.get(self.path.split("/resolve/")[1].partition("/")[2])
             if content is None:
@@ -142,3 +159,13 @@ def stand_in_hub() -> Iterator[StandInHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def ask_hub(address: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Lets this process take a server for the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
+    files = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)

@@ -1,11 +1,10 @@
-"""`python -m embedllm export`: refusals, the card, the hub, the page's commands."""
+"""`python -m embedllm export`: refusals, and the commands and snippets of its page."""
 
 from __future__ import annotations
 
-import json
 import re
-import socket
 from collections import namedtuple
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +12,93 @@ import pytest
 import torch
 from documents import documented
 from hydra import compose, initialize_config_dir
-from safetensors.torch import load_file
-from stand_in_hub import stand_in_hub
-from tiny_adapters import TEXTS, export, export_config, our_encoder, save_tiny_adapter
-from tiny_runs import run_script, script_environment, train_tiny
+from tiny_adapters import (
+    export,
+    export_config,
+    run_in_process,
+    run_snippet,
+    save_tiny_adapter,
+    snippets_of,
+)
 
 from embedllm import SentenceEncoder
-from embedllm.config import ExportConfig, PromptConfig
+from embedllm.config import AdapterConfig, ModelConfig
 from embedllm.entry import CONF_DIR, register, to_typed, with_full_keys
-from embedllm.errors import AdapterError, CheckpointError, ConfigError, ModelError
+from embedllm.errors import AdapterError, CheckpointError, ConfigError
 from embedllm.export import write
-from embedllm.export.command import run_export
-from embedllm.export.push import push_folder
 from embedllm.export.write import relative_distance
-from embedllm.files import sha256_of
-from embedllm.invocation import Invocation
 
 PAGE = "docs/export.md"
-SECRET = "hf_planted0secret0of0an0export"
-MAX_SECONDS = 150
-
-
-@pytest.fixture
-def adapter(tmp_path: Path) -> Path:
-    return save_tiny_adapter(tmp_path / "adapter", "opt")
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of a short, evaluated training."""
-    folder = tmp_path_factory.mktemp("runs")
-    train_tiny(folder, "trainer.max_steps=2")
-    return folder / "run"
-
-
-def run_in_process(config: ExportConfig) -> None:
-    run_export(config, Invocation([], Path(), conf_dir=Path(), choices={}))
+FULL = AdapterConfig(method="full")
 
 
 # Refusals, and nothing left behind
 
 
-def test_a_folder_with_something_else_is_not_touched(adapter: Path, tmp_path: Path) -> None:
+def test_a_folder_with_something_else_is_never_touched(adapter: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "thesis.txt").write_text("mine")
-    with pytest.raises(ConfigError, match="overwrite=true"):
-        export(adapter, output)
+    for overwrite in (False, True):
+        with pytest.raises(ConfigError, match="holds something else than an export"):
+            export(adapter, output, format="merged", overwrite=overwrite)
     assert [path.name for path in output.iterdir()] == ["thesis.txt"]
-    export(adapter, output, format="merged", overwrite=True)
-    assert not (output / "thesis.txt").exists()
+
+
+def test_an_older_export_is_replaced_where_that_is_asked_for(adapter: Path, tmp_path: Path) -> None:
+    output = export(adapter, tmp_path / "out")
+    (tmp_path / "link").symlink_to(output)
+    with pytest.raises(ConfigError, match="overwrite=true"):
+        export(adapter, output, format="merged")
+    assert (output / "modules.json").is_file()
+    export(adapter, tmp_path / "link", format="merged", overwrite=True)
+    assert not (output / "modules.json").exists()
+    assert (output / "model.safetensors").is_file()
+
+
+def test_nothing_that_is_needed_is_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = save_tiny_adapter(tmp_path / "base" / "adapter", "opt", adapter=FULL)
+    model = ModelConfig(name=str(base), tokenizer="bundled")
+    adapter = save_tiny_adapter(tmp_path / "outputs" / "first" / "adapter", model)
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work" / "deep")
+    monkeypatch.setenv("HOME", str(tmp_path / "home" / "me"))
+    before = sorted(tmp_path.rglob("*"))
+    refused = {
+        tmp_path / "outputs" / "first": "the adapter",
+        adapter: "the adapter",
+        base.parent: "its base model",
+        Path(".."): "the working folder",
+        tmp_path / "home": "your home",
+        Path("/"): "the adapter",
+    }
+    for output, what in refused.items():
+        with pytest.raises(ConfigError, match=rf"cannot be replaced: {what} \("):
+            export(adapter, output, format="merged", overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("found", ["5.1.0", None])
+def test_sentence_transformers_has_to_be_new_enough(
+    found: str | None, adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name != "sentence-transformers":
+            return real(name)
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    monkeypatch.setattr("embedllm.versions.version", version)
+    monkeypatch.setattr(write, "load_merged", None)
+    message = rf"installed: {found or 'none'}; `pip install 'embedllm\[export\]'`"
+    with pytest.raises(ConfigError, match=message):
+        export(adapter, tmp_path / "out")
 
 
 def test_vectors_that_differ_leave_nothing(
@@ -98,7 +134,7 @@ def test_room_is_looked_at_before_weights_load(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(write.shutil, "disk_usage", lambda _: usage(10, 10, 1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10, 10, 1000))
     monkeypatch.setattr(write, "load_adapted_encoder", None)
     with pytest.raises(CheckpointError, match=r"needs about .* MiB free"):
         export(adapter, tmp_path / "out")
@@ -142,166 +178,8 @@ def test_the_same_command_again_makes_nothing_anew(
     assert (tmp_path / "out" / "model.safetensors").stat().st_mtime_ns == before
     assert "there already" in capsys.readouterr().out
     other = export_config(adapter, tmp_path / "out", format="merged", dtype="bfloat16")
-    with pytest.raises(ConfigError, match="holds something else"):
+    with pytest.raises(ConfigError, match="holds another export"):
         run_in_process(other)
-
-
-# The card
-
-
-def test_the_card_says_what_it_is(run: Path, tmp_path: Path) -> None:
-    from huggingface_hub import ModelCard
-
-    folder = export(run, tmp_path / "out", license="apache-2.0")
-    card = ModelCard.load(folder / "README.md")
-    data = card.data.to_dict()
-    assert data["license"] == "apache-2.0"
-    assert data["library_name"] == "sentence-transformers"
-    assert {"sentence-similarity", "embedllm"} <= set(data["tags"])
-    after = json.loads((run / "results" / "after.json").read_text())["tasks"]
-    before = json.loads((run / "results" / "before.json").read_text())["tasks"]
-    assert after
-    for name, task in after.items():
-        line = next(text for text in card.text.splitlines() if text.startswith(f"| {name} |"))
-        assert f"{task['score']:.2f} | {task['protocol']}" in line
-        assert f"{before[name]['score']:.2f}" in line
-    values = {result.dataset_name: result.metric_value for result in card.data.eval_results}
-    assert values == {name: pytest.approx(task["score"], abs=0.006) for name, task in after.items()}
-    assert 'This sentence : "{sentence}" means in one word:"' in card.text
-    assert "| learning rate |" in card.text
-    assert str(run) not in card.text
-
-
-def test_scores_of_another_adapter_are_left_out(run: Path, adapter: Path, tmp_path: Path) -> None:
-    (tmp_path / "results").symlink_to(run / "results")
-    folder = export(adapter, tmp_path / "out", format="merged")
-    assert "was not evaluated" in (folder / "README.md").read_text()
-
-
-@pytest.mark.parametrize("kind", ["merged", "sentence-transformers"])
-def test_the_snippets_of_the_card_run(
-    kind: str, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = export(adapter, tmp_path / "out", format=kind)
-    text = (folder / "README.md").read_text(encoding="utf-8")
-    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(snippets) == (3 if kind == "sentence-transformers" else 2)
-    for snippet in snippets:
-        names: dict[str, Any] = {}
-        exec(compile(snippet, "README.md", "exec"), names)
-        assert len(names["vectors"]) == 2
-    ours = our_encoder(adapter).encode(TEXTS)
-    with torch.inference_mode():
-        found = torch.stack([names["embed"](text) for text in TEXTS[:-2]]).numpy()
-    assert relative_distance(found, ours[:-2]) < 1e-5
-    assert capsys.readouterr().out.count("\n") >= len(snippets)
-
-
-# The hub
-
-
-def hub_environment(address: str, home: Path, **changes: str | None) -> dict[str, str]:
-    return script_environment(
-        HF_ENDPOINT=address,
-        HF_HUB_OFFLINE=None,
-        HF_HUB_DISABLE_XET="1",
-        HF_HOME=str(home),
-        HF_TOKEN=SECRET,
-        EMBEDLLM_CACHE_DIR=str(home / "cache"),
-        **changes,
-    )
-
-
-def ask_hub(address: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    """Lets this process take a server for the hub."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-    files = address + "/{repo_id}/resolve/{revision}/{filename}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-
-
-def test_a_folder_goes_to_the_hub_whole_and_private(
-    adapter: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    output = tmp_path / "out"
-    words = ["-m", "embedllm", "export", f"adapter={adapter}", f"output={output}", "push=org/name"]
-    with stand_in_hub() as hub:
-        ask_hub(hub.address, monkeypatch, tmp_path / "hub")
-        config = export_config(adapter, output, push="org/name", push_dry_run=True)
-        run_in_process(config)
-        assert not hub.repositories
-        sent = run_script(*words, environment=hub_environment(hub.address, tmp_path / "home"))
-    assert sent.returncode == 0, sent.stderr
-    printed = capsys.readouterr().out
-    names = {p.relative_to(output).as_posix() for p in output.rglob("*") if p.is_file()}
-    for name in names:
-        assert name in printed
-        assert f"{(output / name).stat().st_size:,}" in printed
-        assert hub.files[name] == (output / name).read_bytes()
-    assert names == hub.files.keys()
-    request = hub.repositories["org/name"]
-    assert request.get("visibility") == "private" or request.get("private") is True, request
-    assert f"Bearer {SECRET}" in hub.tokens
-    assert "there already" in sent.stdout
-    assert hub.address in sent.stdout
-    assert SECRET not in sent.stdout + sent.stderr
-    assert 'SentenceTransformer("org/name")' in (output / "README.md").read_text()
-
-
-def test_what_was_pushed_loads_by_its_name(
-    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    prompt = PromptConfig(template='The text "{sentence}" is: "', clean_up="none")
-    adapter = save_tiny_adapter(tmp_path / "other" / "adapter", "opt", prompt=prompt)
-    config = export_config(adapter, tmp_path / "out", format="merged", push="org/name")
-    with stand_in_hub() as hub:
-        ask_hub(hub.address, monkeypatch, tmp_path / "hub")
-        run_in_process(config)
-        found = SentenceEncoder.load("org/name", device="cpu").encode(TEXTS)
-    assert relative_distance(found, our_encoder(adapter).encode(TEXTS)) < 1e-5
-    # From the copy that is there now.
-    with monkeypatch.context() as patch:
-        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-        again = SentenceEncoder.load("org/name", device="cpu").encode(TEXTS)
-    assert relative_distance(again, found) < 1e-5
-
-
-def test_a_hub_that_refuses_is_one_message(
-    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_TOKEN", SECRET)
-    config = export_config(adapter, tmp_path / "out", format="merged", push="org/name")
-    with stand_in_hub() as hub:
-        hub.refuses = True
-        ask_hub(hub.address, monkeypatch, tmp_path / "hub")
-        with pytest.raises(ModelError, match="did not take it") as caught:
-            run_in_process(config)
-    assert SECRET not in str(caught.value)
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-
-
-def test_a_silent_hub_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "README.md").write_text("x")
-    config = export_config(tmp_path, tmp_path / "out", push="org/name")
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
-        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-        monkeypatch.setattr("embedllm.hub.TIMEOUT_SECONDS", 0.5)
-        with pytest.raises(ModelError, match=r"did not take it: no answer in 0\.5 s"):
-            push_folder(tmp_path / "out", config)
-
-
-def test_offline_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(ModelError, match="HF_HUB_OFFLINE"):
-        push_folder(tmp_path, export_config(tmp_path, tmp_path / "out", push="org/name"))
 
 
 # The page
@@ -338,43 +216,10 @@ def test_snippets_of_the_page_run(
     export(run, tmp_path / "exported")
     export(run, tmp_path / "merged", format="merged")
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8")
-    snippets = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    encoder = SentenceEncoder.load(run, device="cpu", dtype="float32")
+    snippets = snippets_of((Path(__file__).parents[2] / PAGE).read_text(encoding="utf-8"))
     assert len(snippets) == 5
     for snippet in snippets:
-        names: dict[str, Any] = {}
-        exec(compile(snippet, PAGE, "exec"), names)
-        assert len(names["vectors"]) == 2
-
-
-@pytest.mark.slow
-def test_smollm2_trained_here(tmp_path: Path) -> None:
-    """Trains SmolLM2-135M for a moment, exports it in both ways and compares."""
-    from sentence_transformers import SentenceTransformer
-
-    environment = script_environment(OMP_NUM_THREADS="2")
-    trained = run_script(
-        "train.py",
-        "run_name=short",
-        f"paths.output_dir={tmp_path}",
-        "trainer.max_steps=3",
-        "evaluation=none",
-        environment=environment,
-        timeout=900,
-    )
-    assert trained.returncode == 0, trained.stderr
-    adapter = tmp_path / "short" / "adapter"
-    ours = SentenceEncoder.load(adapter, device="cpu").encode(TEXTS)
-    for kind in ("merged", "sentence-transformers"):
-        words = [f"adapter={adapter}", f"output={tmp_path / kind}", f"format={kind}"]
-        found = run_script("-m", "embedllm", "export", *words, environment=environment, timeout=900)
-        assert found.returncode == 0, found.stderr
-        again = SentenceEncoder.load(tmp_path / kind, device="cpu").encode(TEXTS)
-        assert relative_distance(again, ours) < 1e-5
-    theirs = SentenceTransformer(str(tmp_path / "sentence-transformers"), device="cpu")
-    assert relative_distance(theirs.encode(TEXTS), ours) < 1e-5
-    weights = load_file(tmp_path / "merged" / "model.safetensors")
-    assert "model.embed_tokens.weight" in weights
-    untrained = SentenceEncoder.load("smollm2-135m", device="cpu").encode(TEXTS)
-    assert relative_distance(untrained, ours) > 0.05
-    assert sha256_of(tmp_path / "merged" / "config.json")
+        texts, vectors, _ = run_snippet(snippet)
+        assert len(texts) == 2
+        assert relative_distance(vectors, encoder.encode(texts)) < 1e-5

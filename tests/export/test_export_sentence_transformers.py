@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tiny_adapters import TEXTS, export, our_encoder, save_tiny_adapter
 from tiny_models import build_tiny_config
 
 from embedllm.config import DemonstrationConfig, PromptConfig
+from embedllm.export.sentence_transformers_folder import _reads_alike, texts_beyond
 from embedllm.export.write import relative_distance
 
 if TYPE_CHECKING:
@@ -70,6 +72,20 @@ def test_tokens_of_long_texts_are_ours(
     for long in (text * times, "a " * times + text):
         found = theirs.preprocess([long])["input_ids"][0].tolist()
         assert found == ours.token_ids([long])[0]
+
+
+def test_the_check_of_tokens_sees_another_cut(tmp_path: Path) -> None:
+    adapter = save_tiny_adapter(tmp_path / "adapter", "opt")
+    folder = export(adapter, tmp_path / "st")
+    ours = our_encoder(adapter)
+    for text in texts_beyond(ours.max_length):
+        assert len(ours.prompt.render(text).split()) > 128
+        assert len(ours.token_ids([text])[0]) == 128
+    assert _reads_alike(folder, ours, TEXTS)
+    path = folder / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "model_max_length": 127}))
+    assert not _reads_alike(folder, ours, [text for text in TEXTS if len(text) < 40])
 
 
 def test_the_end_of_the_template_survives_the_cut(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tiny_models import build_tiny_config
 
 from embedllm.config import AdapterConfig, ExportConfig, ModelConfig, PathsConfig, PromptConfig
+from embedllm.export.command import run_export
 from embedllm.export.source import open_source
 from embedllm.export.write import write_export
+from embedllm.invocation import Invocation
 from embedllm.models.adapter_folder import save_adapter
 from embedllm.models.adapters import attach_adapter
 from embedllm.models.encoder import SentenceEncoder
@@ -95,8 +100,31 @@ def export(adapter: Path, output: Path, **options: Any) -> Path:
     return write_export(config, open_source(config.adapter_path, config.dtype))
 
 
+def run_in_process(config: ExportConfig) -> None:
+    """Runs the whole command in this process."""
+    run_export(config, Invocation([], Path(), conf_dir=Path(), choices={}))
+
+
 def our_encoder(adapter: Path, **options: Any) -> SentenceEncoder:
     """Returns the adapter as embedllm loads it, not merged."""
     return SentenceEncoder.load(
         adapter, device="cpu", dtype="float32", cache_dir=adapter.parent / "cache", **options
     )
+
+
+def snippets_of(text: str) -> list[str]:
+    """Returns the Python of a page or card, block by block."""
+    return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+
+
+def run_snippet(snippet: str) -> tuple[list[str], np.ndarray, dict[str, Any]]:
+    """Runs Python of a page or card; returns its list of texts, their vectors and all its names."""
+    names: dict[str, Any] = {}
+    exec(compile(snippet, "snippet", "exec"), names)
+    lists = [node for node in ast.walk(ast.parse(snippet)) if isinstance(node, ast.List)]
+    [texts] = [
+        [part.value for part in node.elts if isinstance(part, ast.Constant)]
+        for node in lists
+        if node.elts and all(isinstance(getattr(part, "value", None), str) for part in node.elts)
+    ]
+    return texts, np.stack([np.asarray(vector) for vector in names["vectors"]]), names
