@@ -256,8 +256,8 @@ class SentenceEncoder:
                 distinct = np.empty((len(index), vectors.shape[1]), dtype=np.float32)
             distinct[rows] = vectors
         if distinct is None:
-            # No sentence, no vector; the width is learnt from any sentence.
-            return self._encode_texts([""], None)[:0]
+            # No pass tells the width: where ranks go in step, the others would not know of it.
+            return np.empty((0, self.embedder.embedding_dim), dtype=np.float32)
         return distinct[[index[text] for text in sentences]]
 
     def _encode_distinct(
@@ -356,7 +356,7 @@ class SentenceEncoder:
         """Returns the vectors of a pack; None when memory ran out, with a smaller budget set.
 
         Raises:
-            ModelError: There is no memory for a single sentence.
+            ModelError: There is no memory for a single sentence, or other ranks wait in this pass.
         """
         self.embedder.announce_pass()
         try:
@@ -369,6 +369,13 @@ class SentenceEncoder:
         else:
             return vectors
         # Outside the except block, whose traceback holds on to the states that were computed.
+        if self.embedder.in_step and (num_rows > 1 or isinstance(batch, TriePack)):
+            # The others are inside this pass, whose weights are gathered from all, and stay there.
+            raise ModelError(
+                f"out of memory with {num_rows * width} tokens at once ({reason}); where weights "
+                "are spread over processes none can go on with fewer by itself, so set a smaller "
+                f"evaluation.tokens_per_batch ({num_rows * width // 2} or less)"
+            )
         if num_rows == 1 and isinstance(batch, TriePack):
             self.share_trie = False
             _log.warning("out of memory with %d tokens at once; going on row by row", width)
