@@ -19,7 +19,8 @@ def host_memory(*, only_free: bool) -> int:
         only_free: Only what could be had now without swapping.
     """
     memory = psutil.virtual_memory()
-    return min([memory.available if only_free else memory.total, *_limits()])
+    here: int = memory.available if only_free else memory.total
+    return min([here, *_limits()])
 
 
 def _limits() -> Iterator[int]:
