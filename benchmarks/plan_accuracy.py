@@ -139,7 +139,14 @@ def spread_combinations() -> list[Combination]:
     ]
     quantizations = ("nf4", "int8")
     return [
-        *(Combination(opt, quantization=quantization) for quantization in quantizations),
+        *(
+            Combination(opt, checkpointing=checkpointing, quantization=quantization)
+            for quantization in quantizations
+            for checkpointing in ("none", "packs", "layers")
+        ),
+        *(Combination(opt, quantization=name, strategy="ddp") for name in quantizations),
+        Combination(opt, "bfloat16", checkpointing="packs", strategy="ddp"),
+        Combination(opt, "bfloat16", adapter="full", checkpointing="packs", strategy="ddp"),
         *(
             Combination(opt, adapter=adapter, checkpointing=checkpointing, strategy=name)
             for adapter in ("lora", "full")

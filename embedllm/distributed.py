@@ -26,6 +26,10 @@ from embedllm.ranks import Rank, current_rank
 
 _T = TypeVar("_T")
 
+_COMPLAINT: Final = "embedllm/complaint"
+# How long rank 0 may take longer to find the same mistake.
+_COMPLAINT_SECONDS: Final = 5.0
+
 # A little less than what SLURM leaves between SIGTERM and SIGKILL.
 _STOP_SECONDS: Final = 20
 # What torch and its backends raise when another process is gone or does not answer.
@@ -79,6 +83,9 @@ def joined(*, timeout_seconds: int, even_alone: bool = False) -> Iterator[Rank]:
         else:
             error.may_requeue = _all_stop(rank)
         raise
+    except ConfigError as error:
+        error.is_said = _main_says(str(error), rank)
+        raise
     except RuntimeError as error:
         # EmbedllmErrors are ValueErrors; torch tells a lost peer by the text alone.
         text = str(error)
@@ -110,6 +117,24 @@ def _all_stop(rank: Rank) -> bool:
             store.wait(keys, timedelta(seconds=_STOP_SECONDS))
             return True
     return False
+
+
+def _main_says(message: str, rank: Rank) -> bool:
+    """Whether rank 0 leaves with the same message; what only this machine lacks it knows not of."""
+    if not is_joined():
+        return True
+    store = dist.distributed_c10d._get_default_store()
+    try:
+        if rank.is_main:
+            store.set(_COMPLAINT, message)
+            return True
+        store.wait([_COMPLAINT], timedelta(seconds=_COMPLAINT_SECONDS))
+        return bool(store.get(_COMPLAINT).decode() == message)
+    except dist.DistStoreError:
+        return False
+    except RuntimeError:
+        # Rank 0 is gone, and the store with it: it had something to say.
+        return True
 
 
 def _set_environment(rank: Rank) -> None:

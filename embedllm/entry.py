@@ -389,8 +389,7 @@ def _describe_unknown_option(group: str, option: str, options: list[str]) -> str
 def _leave_with(error: EmbedllmError) -> None:
     """Ends the process; what rank 0 says, or has said, the others do not repeat."""
     rank = process_number()
-    is_said = isinstance(error, ConfigError) or error.is_said
-    if rank and is_said:
+    if rank and error.is_said:
         sys.exit(error.exit_code)
     _leave(f"rank {rank}: {error}" if rank else str(error), error.exit_code)
 

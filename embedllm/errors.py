@@ -35,6 +35,9 @@ class EmbedllmError(ValueError):
 class ConfigError(EmbedllmError):
     """The configuration has an unknown key, a wrong type or an impossible combination."""
 
+    # All ranks read the same configuration; what only one finds is told apart in `joined`.
+    is_said = True
+
 
 class DataError(EmbedllmError):
     """A training or evaluation file is missing, malformed, truncated or not the expected one."""

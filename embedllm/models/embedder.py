@@ -87,6 +87,14 @@ class Embedder(nn.Module):
         if layer != -1:
             last_layer.register_forward_hook(self._keep_raw_state)
 
+    @property
+    def embedding_dim(self) -> int:
+        """Numbers of a vector."""
+        # OPT-350M projects what the whole trunk returns.
+        projected = getattr(self._trunk_config, "word_embed_proj_dim", None)
+        is_whole = self.layer == -1
+        return int((is_whole and projected) or self._trunk_config.hidden_size)
+
     def settings(self) -> dict[str, Any]:
         """Returns what decides a vector beside the trunk."""
         return {

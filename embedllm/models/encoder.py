@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from embedllm.config import PromptConfig
-from embedllm.errors import ModelError
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
+from embedllm.models.out_of_memory import use_less_memory
 from embedllm.models.packing import Pack, default_pack_tokens, pack
 from embedllm.models.passes import (
     HostCopy,
@@ -28,7 +28,7 @@ from embedllm.models.prefix import Prefix, common_prefix_length, compute_prefix
 from embedllm.models.quantization import describe_weights
 from embedllm.models.similarity import cosine_matrix, to_texts, to_unit_length
 from embedllm.models.trie import TriePack, pack_smallest
-from embedllm.models.vector_cache import VectorCache
+from embedllm.models.vector_cache import VectorCache, to_key
 from embedllm.prefetch import prefetch
 from embedllm.prompts.template import Prompt
 from embedllm.prompts.tokenize import (
@@ -256,8 +256,8 @@ class SentenceEncoder:
                 distinct = np.empty((len(index), vectors.shape[1]), dtype=np.float32)
             distinct[rows] = vectors
         if distinct is None:
-            # No sentence, no vector; the width is learnt from any sentence.
-            return self._encode_texts([""], None)[:0]
+            # No pass tells the width: where ranks go in step, the others would not know of it.
+            return np.empty((0, self.embedder.embedding_dim), dtype=np.float32)
         return distinct[[index[text] for text in sentences]]
 
     def _encode_distinct(
@@ -286,7 +286,7 @@ class SentenceEncoder:
             sentence_progress(progress, total=len(texts)) as advance,
         ):
             for window, rows in zip(windows, tokenized, strict=True):
-                keys = [_to_key(row) for row in rows]
+                keys = [to_key(row) for row in rows]
                 known = cache.read(keys) if cache is not None else {}
                 missing = np.array([i for i in range(len(rows)) if i not in known], dtype=int)
                 if known:
@@ -353,39 +353,16 @@ class SentenceEncoder:
     def _forward(
         self, batch: Pack | TriePack, prefix: Prefix | None, placeholder: int | None
     ) -> Tensor | None:
-        """Returns the vectors of a pack; None when memory ran out, with a smaller budget set.
-
-        Raises:
-            ModelError: There is no memory for a single sentence.
-        """
+        """Returns the vectors of a pack; None when memory ran out and less will be used."""
         self.embedder.announce_pass()
         try:
-            vectors = self.embedder.embed_pack(batch, prefix, placeholder=placeholder)
+            return self.embedder.embed_pack(batch, prefix, placeholder=placeholder)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            num_rows, width = batch.input_ids.shape
             reason = str(error).partition("\n")[0]
-        else:
-            return vectors
         # Outside the except block, whose traceback holds on to the states that were computed.
-        if num_rows == 1 and isinstance(batch, TriePack):
-            self.share_trie = False
-            _log.warning("out of memory with %d tokens at once; going on row by row", width)
-            return None
-        if num_rows == 1:
-            raise ModelError(
-                f"there is no memory for one sentence of {width} tokens ({reason}); use a smaller "
-                "type (model.dtype=bfloat16), a smaller model, or prompt.max_sentence_tokens"
-            )
-        self.tokens_per_batch = num_rows * width // 2
-        _log.warning(
-            "out of memory with %d tokens at once; going on with %d (evaluation.tokens_per_batch)",
-            num_rows * width,
-            self.tokens_per_batch,
-        )
-        if batch.input_ids.is_cuda:
-            torch.cuda.empty_cache()
+        use_less_memory(self, batch, reason)
         return None
 
     def _count_shared(self, tokenized: Sequence[Row], placeholder: int | None) -> int:
@@ -420,10 +397,3 @@ class SentenceEncoder:
             names = self.tokenizer.convert_ids_to_tokens(list(dropped))
             note = f"; the tokenizer's own trailing {names} is left out"
         return f"{self.tokenizer.decode(ids)!r}, {len(ids)} tokens, the last three {last}{note}"
-
-
-def _to_key(row: Row) -> list[int]:
-    """Returns what a vector is filed under: the ids, and the pooled part where it is not all."""
-    if (row.start, row.stop) == (0, len(row.ids)):
-        return row.ids
-    return [*row.ids, -1, row.start, row.stop]

@@ -24,6 +24,8 @@ _ROWS: Final = [[5, 6, 7], [5, 6, 8, 7], [5, 9]]
 # What libraries raise for arguments or shapes that they do not take.
 _REFUSALS: Final = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, StopIteration)
 
+_AT_ALL_PLACES: Final = "the last layer runs at all places"
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -53,15 +55,30 @@ def takes_tries(embedder: Embedder) -> bool:
 
 def reads_early(embedder: Embedder) -> bool:
     """Whether the trunk's last layer can be computed at the read places alone."""
-    packed = _pack()
-    order = packed.rows.argsort()
+    order = _pack().rows.argsort()
+    return _gives_the_same(
+        embedder, _AT_ALL_PLACES, lambda device: _read_early(embedder, device).cpu()[order]
+    )
 
-    def run(device: torch.device) -> Tensor:
-        batch = packed.to(device)
-        vectors = embedder(batch.input_ids, batch.attention_mask, read_early=True)
-        return vectors.cpu()[order]  # type: ignore[no-any-return]
 
-    return _gives_the_same(embedder, "the last layer runs at all places", run)
+def runs_early(embedder: Embedder) -> bool:
+    """Whether the trunk's last layer runs at the read places alone, whatever comes out.
+
+    Unlike `reads_early` it looks at no number, so that fake tensors will do.
+    """
+    try:
+        with torch.no_grad():
+            _read_early(embedder, next(embedder.trunk.parameters()).device)
+    except _REFUSALS as error:
+        _log.debug("%s: %s", _AT_ALL_PLACES, error)
+        return False
+    return True
+
+
+def _read_early(embedder: Embedder, device: torch.device) -> Tensor:
+    batch = _pack().to(device)
+    vectors: Tensor = embedder(batch.input_ids, batch.attention_mask, read_early=True)
+    return vectors
 
 
 def _pack() -> Pack:

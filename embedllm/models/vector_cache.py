@@ -32,6 +32,7 @@ from embedllm.files import free_space
 from embedllm.log import get_logger
 from embedllm.models.embedder import Embedder
 from embedllm.models.whole import whole_weight
+from embedllm.prompts.tokenize import Row
 from embedllm.versions import library_versions
 
 _log = get_logger(__name__)
@@ -231,3 +232,10 @@ def _without_names(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _key_of(token_ids: Sequence[int]) -> bytes:
     return hashlib.blake2b(np.asarray(token_ids, dtype="<i8").tobytes(), digest_size=16).digest()
+
+
+def to_key(row: Row) -> list[int]:
+    """Returns what a vector is filed under: the ids, and the pooled part where it is not all."""
+    if (row.start, row.stop) == (0, len(row.ids)):
+        return row.ids
+    return [*row.ids, -1, row.start, row.stop]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +10,7 @@ import torch
 from embedllm.config import HardwareConfig
 from embedllm.errors import ConfigError
 from embedllm.planning.ceiling import measure_ceiling
+from embedllm.planning.host import host_memory
 
 GIB: Final = 2**30
 # Sizes of the product that a machine's rate is measured with; those of a small model's layer.
@@ -58,12 +58,14 @@ class Hardware:
         return None if peak is None else peak * self.flops_ratio
 
 
-def resolve_hardware(config: HardwareConfig, *, devices: int) -> Hardware:
+def resolve_hardware(config: HardwareConfig, *, devices: int, only_free: bool = False) -> Hardware:
     """Returns the hardware of a config; what is null there is found on this machine.
 
     Args:
         config: The group `hardware`.
         devices: Processes on a machine, which on a CPU share its memory.
+        only_free: Of this machine take what is free now, for a run that starts; else all there is,
+            so that a plan is the same tomorrow.
 
     Raises:
         ConfigError: It is to be found here, and is not here.
@@ -72,7 +74,7 @@ def resolve_hardware(config: HardwareConfig, *, devices: int) -> Hardware:
     if kind == "local":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     host = config.host_memory_gib
-    host_memory = _host_memory() if host is None else int(host * GIB)
+    of_host = host_memory(only_free=only_free) if host is None else int(host * GIB)
     memory = config.memory_gib
     if memory is None:
         if kind == "cuda" and not torch.cuda.is_available():
@@ -80,8 +82,7 @@ def resolve_hardware(config: HardwareConfig, *, devices: int) -> Hardware:
                 f"hardware={config.name} has no hardware.memory_gib, and no CUDA device is visible "
                 "here to ask; set hardware.memory_gib or choose another hardware"
             )
-        here = torch.cuda.get_device_properties(0).total_memory if kind == "cuda" else host_memory
-        bytes_each = here if kind == "cuda" else here // devices
+        bytes_each = _gpu_memory(only_free=only_free) if kind == "cuda" else of_host // devices
     else:
         bytes_each = int(memory * GIB) if kind == "cuda" else int(memory * GIB) // devices
     return Hardware(
@@ -95,13 +96,16 @@ def resolve_hardware(config: HardwareConfig, *, devices: int) -> Hardware:
         flops_ratio=config.flops_ratio,
         link=config.link_gb_per_second * 1e9,
         network=config.network_gb_per_second * 1e9,
-        host_memory=host_memory,
+        host_memory=of_host,
     )
 
 
-def _host_memory() -> int:
-    """Returns the bytes of this machine's memory."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def _gpu_memory(*, only_free: bool) -> int:
+    """Returns the bytes of this process' GPU; free are also those that torch keeps for later."""
+    if not only_free:
+        return torch.cuda.get_device_properties(0).total_memory
+    free, _ = torch.cuda.mem_get_info()
+    return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
 
 
 def _rate(tflops: float | None, kind: str, dtype: torch.dtype, devices: int) -> float | None:

@@ -242,7 +242,8 @@ class Planner:
         inventory = self.model.inventory
         # Weights come one layer at a time, after what is outside the layers.
         loading = inventory.outside.bytes + inventory.layer.bytes
-        return devices * (_HOST_FLOOR + loading + spread.offloaded)
+        # Of a checkpoint the first process has all, whole, to write it.
+        return devices * (_HOST_FLOOR + loading + spread.offloaded) + spread.checkpoint
 
     def _problem(self, device: int, host: int) -> str:
         usable, of_host = self.hardware.usable, self.hardware.host_memory

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import torch
@@ -27,6 +28,7 @@ from embedllm.models.embed_rows import embed_packs
 from embedllm.models.embedder import Embedder
 from embedllm.models.prefix import Prefix, compute_prefix, supports_prefix
 from embedllm.models.token_draws import TokenDraws
+from embedllm.models.trials import runs_early
 from embedllm.planning.fake_model import FakeModel
 from embedllm.planning.live_memory import LiveMemory, Moment
 from embedllm.planning.stand_ins import cuda_kernels, use_stand_ins
@@ -74,6 +76,7 @@ class StepSetting:
         kind: Kind of the devices.
         quantization: How the frozen matrices are kept.
         checkpointing: `trainer.activation_checkpointing`.
+        reads_early: Whether the last layer runs at the pooled places alone.
     """
 
     model: FakeModel
@@ -82,6 +85,7 @@ class StepSetting:
     kind: str
     quantization: str = "none"
     checkpointing: str = "none"
+    reads_early: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,13 @@ class StepEstimator:
         if quantization != "none" and checkpointing != "none":
             return self._with_quantized_layers(workload, quantization, checkpointing)
         setting = StepSetting(
-            self._model, self._config, workload, self._kind, quantization, checkpointing
+            self._model,
+            self._config,
+            workload,
+            self._kind,
+            quantization,
+            checkpointing,
+            self._reads_early,
         )
         run, recomputes = self._run(setting), checkpointing in ("packs", "all")
         # The first pass over what all texts begin with is recorded, whatever packs do.
@@ -180,6 +190,18 @@ class StepEstimator:
             peak_without_gradients=step.peak_without_gradients + more,
             handover=step.handover and step.handover + more,
         )
+
+    @cached_property
+    def _reads_early(self) -> bool:
+        """Whether the last layer runs at the pooled places alone, found by trying.
+
+        That the vectors are the same too is taken for granted: fake tensors have no numbers.
+        """
+        trunk = self._model.copy(self._model.runnable_layers[0])
+        with self._model.faking():
+            embedder = Embedder(trunk, pooling=self._config.model.pooling)
+            is_last = embedder.pooling == "last" and embedder._takes_masks()
+            return is_last and runs_early(embedder)
 
     def _loss(self, workload: Workload) -> int:
         """Returns what the loss and its gradient take, the vectors included."""
@@ -259,8 +281,7 @@ def _build_embedder(setting: StepSetting, trunk: nn.Module, num_layers: int) -> 
         layer=num_layers if setting.model.is_shortened else -1,
         normalize=model.normalize,
     )
-    # Found by trying, which needs numbers.
-    embedder.__dict__["_reads_early"] = model.pooling == "last" and embedder._takes_masks()
+    embedder.__dict__["_reads_early"] = setting.reads_early
     if _draws_by_token(setting):
         embedder.draw_by_token()
     if setting.checkpointing in ("layers", "all"):

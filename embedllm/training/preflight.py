@@ -13,7 +13,7 @@ import torch
 
 from embedllm import program
 from embedllm.config import HardwareConfig, TrainConfig
-from embedllm.errors import ConfigError
+from embedllm.errors import ConfigError, EmbedllmError
 from embedllm.log import get_logger
 from embedllm.models.backbone import resolve_device
 from embedllm.planning.answers import choose_strategy, estimate_training
@@ -60,11 +60,12 @@ def settle(config: TrainConfig, root: Path) -> TrainConfig:
             choice.trainer.activation_checkpointing,
             choice.candidate.memory.total / GIB,
         )
-        candidate = choice.candidate
+        candidate: Candidate | None = choice.candidate
     else:
-        candidate = estimate_training(placed, hardware)
+        candidate = _estimate(placed, hardware)
+    if candidate is not None:
         _check_memory(config, candidate, hardware)
-    _check_disk(candidate, root)
+        _check_disk(candidate, root)
     # What was asked for stays in the record; only what the planner chose is new.
     trainer = replace(
         config.trainer, activation_checkpointing=placed.trainer.activation_checkpointing
@@ -72,13 +73,38 @@ def settle(config: TrainConfig, root: Path) -> TrainConfig:
     return replace(config, strategy=placed.strategy, trainer=trainer, data=placed.data)
 
 
+def _estimate(config: TrainConfig, hardware: Hardware) -> Candidate | None:
+    """Returns what the training takes; None, with a warning, where the planner has a bug.
+
+    What was asked for can run all the same.
+    """
+    try:
+        return estimate_training(config, hardware)
+    except EmbedllmError:
+        raise
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        _log.warning(
+            "whether memory and disk have room for %s was not checked, for the estimate failed: "
+            "%s: %s",
+            config.model.name,
+            type(error).__name__,
+            reason,
+        )
+        _log.debug("the estimate failed", exc_info=True)
+        return None
+
+
 def _this_machine(device: torch.device, per_node: int, *, is_measured: bool) -> Hardware:
-    """Returns this machine's devices; their rates, which take a second, where ways are compared."""
+    """Returns what is free of this machine's devices, and their rates where ways are compared.
+
+    Measuring these takes a second.
+    """
     kind = "cuda" if device.type == "cuda" else "cpu"
     config = HardwareConfig(name="this machine", kind=kind)
     if not is_measured:
         config = replace(config, bf16_tflops=1.0, fp32_tflops=1.0)
-    return resolve_hardware(config, devices=per_node)
+    return resolve_hardware(config, devices=per_node, only_free=True)
 
 
 def _check_memory(config: TrainConfig, candidate: Candidate, hardware: Hardware) -> None:
@@ -87,8 +113,8 @@ def _check_memory(config: TrainConfig, candidate: Candidate, hardware: Hardware)
     message = (
         f"{config.model.name} with strategy={config.strategy.title} needs "
         f"{candidate.memory.total / GIB:.1f} GiB by estimate, and there are "
-        f"{hardware.memory / GIB:.1f} for each process ({candidate.problem}); use strategy=auto, "
-        "more trainer.devices, model.quantization=nf4 or a smaller model "
+        f"{hardware.memory / GIB:.1f} free for each process ({candidate.problem}); use "
+        "strategy=auto, more trainer.devices, model.quantization=nf4 or a smaller model "
         f"({program.shown('plan')} shows what fits)"
     )
     # States can be computed again, packs be smaller; weights have to be somewhere.

@@ -65,12 +65,16 @@ def test_a_sweep_of_runs_with_two_processes_each(tmp_path: Path) -> None:
     assert "nowhere.csv" in failed
 
 
-def test_evaluation_with_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "strategy", ["fsdp2", pytest.param("deepspeed_zero3", marks=pytest.mark.slow)]
+)
+def test_evaluation_with_two_processes(strategy: str, tmp_path: Path) -> None:
     scores = []
-    for name, extra in (("one", ()), ("two", ("devices=2", "strategy=fsdp2"))):
+    for name, extra in (("one", ()), ("two", ("devices=2", f"strategy={strategy}"))):
         done = run_script(
-            *("evaluate.py", "model=tiny", f"run_name={name}", *extra),
-            f"paths.output_dir={tmp_path}",
+            # Kept vectors would spare the second run the encoder.
+            *("evaluate.py", "model=tiny", f"run_name={name}", "evaluation.cache_vectors=false"),
+            *(*extra, f"paths.output_dir={tmp_path}"),
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("results:") == 1

@@ -6,9 +6,11 @@ import os
 import re
 
 import pytest
+import torch.distributed as dist
 
 from embedllm import distributed
 from embedllm.distributed import main_only, share_from_main
+from embedllm.entry import _leave_with
 from embedllm.errors import ConfigError
 from embedllm.launch import needs_launch
 from embedllm.ranks import Rank, current_rank, default_run_name
@@ -140,6 +142,42 @@ def test_joining_changes_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     # Where srun runs, which is where rank 0 is; the name of a node need not resolve.
     assert os.environ["MASTER_ADDR"] == "10.0.0.7"
     assert os.environ["MASTER_PORT"] == "15042"
+
+
+@pytest.mark.parametrize(
+    ("of_main", "is_said"), [("no key", True), ("another", False), (None, False)]
+)
+def test_what_one_rank_alone_finds_it_says(
+    of_main: str | None,
+    is_said: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = dist.HashStore()
+    monkeypatch.setattr(distributed, "is_joined", lambda: True)
+    monkeypatch.setattr(dist, "init_process_group", lambda *arguments, **options: None)
+    monkeypatch.setattr(distributed, "_set_environment", lambda rank: None)
+    monkeypatch.setattr(dist.distributed_c10d, "_get_default_store", lambda: store)
+    monkeypatch.setattr(distributed, "_COMPLAINT_SECONDS", 0.2)
+    if of_main is not None:
+        assert distributed._main_says(of_main, Rank(0, 2))
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(ConfigError) as found, distributed.joined(timeout_seconds=1):
+        raise ConfigError("no key")
+    with pytest.raises(SystemExit) as stop:
+        _leave_with(found.value)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == ("" if is_said else "error: rank 1: no key\n")
+
+
+def test_before_ranks_meet_rank_0_speaks_for_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(SystemExit):
+        _leave_with(ConfigError("no key"))
+    assert capsys.readouterr().err == ""
+    assert distributed._main_says("no key", Rank(1, 2))
 
 
 def test_alone_everything_is_done_here() -> None:

@@ -17,6 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from embedllm.errors import ConfigError, ModelError
+from embedllm.models import embedder as embedder_module
 from embedllm.models import encoder as encoder_module
 from embedllm.models.embedder import Embedder
 from embedllm.models.encoder import SentenceEncoder
@@ -88,10 +89,31 @@ def test_no_sentences(encoder: SentenceEncoder) -> None:
     assert vectors.dtype == np.float32
 
 
-def test_no_sentences_has_the_projected_width(
-    tiny_opt_post_norm: ModelFactory, build_encoder: EncoderBuilder
+def test_no_sentences_has_the_width_of_a_vector(
+    tiny_family: ModelFactory, build_encoder: EncoderBuilder
 ) -> None:
-    assert build_encoder(tiny_opt_post_norm()).encode([]).shape == (0, 16)
+    for layer in (-1, 1):
+        encoder = build_encoder(tiny_family(layer=layer))
+        assert encoder.encode([]).shape[1] == encoder.encode(["A man."]).shape[1]
+
+
+def test_a_rank_without_sentences_makes_no_pass_that_others_do_not_know_of(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    # The others have one pass left.
+    answers = iter([True, False])
+
+    def any_rank(flag: bool) -> bool:
+        told.append(flag)
+        return next(answers)
+
+    monkeypatch.setattr(embedder_module, "any_rank", any_rank)
+    seen = watch_rows(encoder.embedder)
+    encoder.embedder.in_step = True
+    assert encoder.encode([]).shape == (0, 32)
+    assert told == [False, False]
+    assert seen == [1]
 
 
 def test_empty_sentence(encoder: SentenceEncoder) -> None:
@@ -267,6 +289,25 @@ def test_no_memory_for_one_sentence_is_one_message(
     monkeypatch.setattr(encoder.embedder, "forward", run)
     with pytest.raises(ModelError, match=r"no memory for one sentence of \d+ tokens.*dtype"):
         encoder.encode(SENTENCES)
+
+
+def test_out_of_memory_where_others_wait_in_the_same_pass(
+    encoder: SentenceEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passes = 0
+
+    def run(*arguments: Any, **options: Any) -> torch.Tensor:
+        nonlocal passes
+        passes += 1
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    _ = encoder.embedder.can_share_trie, encoder.embedder.can_read_early
+    monkeypatch.setattr(encoder.embedder, "embed_pack", run)
+    monkeypatch.setattr(embedder_module, "any_rank", lambda flag: flag)
+    encoder.embedder.in_step = True
+    with pytest.raises(ModelError, match=r"set a smaller evaluation\.tokens_per_batch \(\d+ or l"):
+        encoder.encode(SENTENCES)
+    assert passes == 1
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(

@@ -150,6 +150,14 @@ def test_the_host_can_be_too_small_as_well(planner: Planner) -> None:
     assert "too much for the host" in small.candidate(way).problem
 
 
+def test_the_host_holds_a_checkpoint_of_the_first_process(planner: Planner) -> None:
+    parts = planner.model.inventory
+    loading = parts.outside.bytes + parts.layer.bytes
+    found = planner.candidate(Way(StrategyConfig("single"), "none", "none")).host_memory
+    # Weights and two moments, in float32.
+    assert found == 3 * GIB + loading + 12 * parts.trainable.number
+
+
 def test_the_largest_pack_and_batch_are_at_the_border(planner: Planner) -> None:
     way = Way(StrategyConfig("single"), "none", "none")
     room = replace(planner.hardware, memory=2 * planner.memory(way).total)

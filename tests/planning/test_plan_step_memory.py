@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from plan_configs import MIB
-from tiny_models import build_tiny_config
+from tiny_models import ModelFactory, build_tiny_config
 from tiny_runs import compose_train
 from torch import nn
 
@@ -30,6 +30,11 @@ from embedllm.planning.workload import PackShape, Workload
 CPU = torch.device("cpu")
 LORA = AdapterConfig("lora", {"r": 8, "lora_dropout": 0.1, "target_modules": "all-linear"})
 FULL = AdapterConfig("full")
+OTHER_ADAPTERS = {
+    "dora": AdapterConfig("lora", {**LORA.options, "use_dora": True}),
+    "ia3": AdapterConfig("ia3"),
+    "vera": AdapterConfig("vera", {"r": 16, "target_modules": ["q_proj"]}),
+}
 MODES = ("none", "packs", "layers", "all")
 
 
@@ -76,7 +81,7 @@ def measure(config: TrainConfig, work: Workload, *, checkpointing: str, folder: 
     trunk = attach_adapter(load_trunk(config.model, folder, device=CPU), config.adapter, seed=0)
     embedder = Embedder(trunk)
     # Found by trying before anything is watched, as a first step would.
-    assert embedder.can_read_early
+    assert embedder.can_read_early is (config.model.architecture["model_type"] != "gpt2")
     embedder.draw_by_token()
     if checkpointing in ("layers", "all"):
         checkpoint_layers(trunk)
@@ -123,6 +128,22 @@ def test_fake_steps_take_what_real_ones_take(
     assert real > MIB // 2
     found = estimate(config, work, checkpointing=checkpointing)
     assert found.peak == pytest.approx(real, rel=0.02)
+
+
+def test_every_family_and_one_whose_last_layer_runs_whole(
+    tiny_family: ModelFactory, tmp_path: Path
+) -> None:
+    lora = AdapterConfig("lora", {"r": 8})
+    config = replace(tiny_train_config("opt", lora), model=tiny_family())
+    real = measure(config, workload(), checkpointing="none", folder=tmp_path)
+    assert estimate(config, workload()).peak == pytest.approx(real, rel=0.02)
+
+
+@pytest.mark.parametrize("adapter", OTHER_ADAPTERS.values(), ids=list(OTHER_ADAPTERS))
+def test_other_adapters(adapter: AdapterConfig, tmp_path: Path) -> None:
+    config, work = tiny_train_config("opt", adapter), workload()
+    real = measure(config, work, checkpointing="none", folder=tmp_path)
+    assert estimate(config, work).peak == pytest.approx(real, rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
