@@ -17,6 +17,19 @@ _LOCAL: Final = ("127.0.0.1", "localhost", "")
 
 PROGRAM: Final = next(filter(None, map(shutil.which, _PROGRAMS)), None)
 
+# JavaScript: light(...colors) is the luminance of colours painted over one another, the last one on
+# top; contrast(a, b) compares two luminances. Both as WCAG 2.2 defines them.
+LIGHT: Final = """
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const light = (...colors) => {
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((v) => v / 255)
+      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const contrast = (a, b) => (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+"""
+
 needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium (apt-get install it)")
 
 

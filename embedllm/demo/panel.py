@@ -69,6 +69,10 @@ class Panel:
         """Lets Ctrl+Enter in a field do what the button does."""
         element.on("keydown.ctrl.enter", self.run)
 
+    def run_at_enter(self, element: ui.element) -> None:
+        """Lets Enter in a field that grows do what the button does, instead of beginning a line."""
+        element.on("keydown.enter.prevent", self.run)
+
     async def run(self) -> None:
         """Shows the answer, or why there is none."""
         if not self._button.enabled:

@@ -23,8 +23,8 @@ class PromptPanel(Panel):
             "state at the last token, where it is about to say that word."
         ).classes("lead")
         self._text = ui.input("Sentence", value=examples.SENTENCE)
-        self._text.props(f"outlined maxlength={self.config.max_sentence_characters + 1}")
-        self._text.on("keydown.enter", self.run)
+        self._text.props(f"outlined autogrow maxlength={self.config.max_sentence_characters + 1}")
+        self.run_at_enter(self._text)
         self.add_button("Show", keys=("Enter",))
 
     async def answer(self) -> None:

@@ -36,8 +36,8 @@ class SearchPanel(Panel):
             "your question. No word needs to be the same."
         ).classes("lead")
         self._query = ui.input("Look for", value=examples.QUERY)
-        self._query.props(f"outlined maxlength={self.config.max_sentence_characters + 1}")
-        self._query.on("keydown.enter", self.run)
+        self._query.props(f"outlined autogrow maxlength={self.config.max_sentence_characters + 1}")
+        self.run_at_enter(self._query)
         self._text = ui.textarea(
             f"In these sentences, one a line (at most {self.config.max_listed:,})",
             value="\n".join(examples.LISTED[: self.config.max_listed]),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from embedllm.errors import ConfigError
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Form boundaries and headers around an uploaded file.
@@ -65,17 +66,30 @@ def serve(
     import uvicorn
     from fastapi import FastAPI
     from nicegui import ui
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    host = bound.getsockname()[0]
     app = FastAPI(openapi_url=None)
-    if is_loopback(host):
-        # A page elsewhere cannot come in under a name of its own that leads here.
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]"])
+    refuse_other_names(app, bound.getsockname()[0])
     app.add_middleware(RequestLimit, max_bytes=max_upload_bytes + _MULTIPART_BYTES)
     ui.run_with(app, root=page, title=title, dark=None, show_welcome_message=False)
     config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=2)
     uvicorn.Server(config).run(sockets=[bound])
+
+
+def refuse_other_names(app: Starlette, host: str) -> None:
+    """Lets an app on a loopback address answer only who asks for this machine.
+
+    So a page elsewhere cannot come in under a name of its own that leads here.
+
+    Args:
+        app: What answers.
+        host: The address that it listens on; on others every name is taken.
+    """
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    if is_loopback(host):
+        own = f"[{host}]" if ":" in host else host
+        names = ["localhost", "127.0.0.1", "[::1]", own]
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=names)
 
 
 class RequestLimit:

@@ -9,6 +9,8 @@ from dataclasses import fields
 import pytest
 from demo_pages import running_demo
 from documents import ROOT, documented
+from PIL import Image
+from take_pictures import PICTURES
 from tiny_runs import run_script
 
 from embedllm.config import DemoConfig
@@ -56,8 +58,12 @@ def _split(names: str, values: str) -> tuple[list[str], list[str]]:
     return found, parts if len(found) == len(parts) else [values.replace("`", "")] * len(found)
 
 
-def test_its_pictures_are_there_and_small() -> None:
+def test_its_pictures_are_those_that_are_taken_and_small() -> None:
+    kept = sorted((ROOT / "docs/pictures").glob("demo-*.png"))
+    widths = {path.stem: Image.open(path).width for path in kept}
+    assert widths == {picture.name: picture.width for picture in PICTURES}
+    assert all(path.stat().st_size < MAX_PICTURE_BYTES for path in kept)
     text = (ROOT / PAGE).read_text(encoding="utf-8")
-    names = re.findall(r"\((pictures/[\w-]+\.png)\)", text)
-    assert len(names) >= 3
-    assert all((ROOT / "docs" / name).stat().st_size < MAX_PICTURE_BYTES for name in names)
+    shown = re.findall(r"\((pictures/[\w-]+\.png)\)", text)
+    assert len(shown) >= 3
+    assert {ROOT / "docs" / name for name in shown} <= set(kept)

@@ -7,9 +7,12 @@ import threading
 from typing import Any
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from embedllm.config import DemoConfig
 from embedllm.demo.inputs import read_upload
+from embedllm.demo.server import refuse_other_names
 from embedllm.demo.worker import BusyError, Worker
 from embedllm.errors import ConfigError, DataError
 
@@ -42,6 +45,20 @@ def test_impossible_values_are_refused(values: dict[str, Any], part: str) -> Non
 def test_files_that_cannot_be_read_are_refused(name: str, content: bytes, part: str) -> None:
     with pytest.raises(DataError, match=part):
         read_upload(name, content, DemoConfig(max_upload_bytes=10))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1"])
+def test_a_loopback_address_answers_to_its_own_name_alone(host: str) -> None:
+    app = Starlette()
+    refuse_other_names(app, host)
+    client = TestClient(app)
+    own = f"[{host}]" if ":" in host else host
+    found = {
+        name: client.get("/", headers={"host": f"{name}:8080"}).status_code
+        for name in (own, "localhost", "example.org", "127.0.0.3")
+    }
+    # There is no page in this app, but it was asked.
+    assert found == {own: 404, "localhost": 404, "example.org": 400, "127.0.0.3": 400}
 
 
 def test_the_model_does_one_thing_at_a_time_and_sends_others_away() -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from chromium import needs_chromium, open_page
+from chromium import LIGHT, needs_chromium, open_page
 from demo_pages import Demo, open_part, running_demo
+from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 from take_pictures import PHONE, PICTURES, take_pictures
 from tiny_runs import run_script
@@ -24,6 +25,8 @@ from embedllm.models.configured import choose_encoder
 pytestmark = needs_chromium
 
 MAX_PICTURE_BYTES = 300_000
+# WCAG 2.2, level AA.
+TEXT_CONTRAST = 4.5
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +91,9 @@ def test_sentences_are_compared(page: Page, adapter: Path, tmp_path: Path) -> No
 
 def test_a_pasted_list_is_searched(page: Page) -> None:
     panel = open_part(page, "Search")
-    panel.get_by_label("Look for").fill("A dog runs.")
     panel.get_by_label("In these sentences").fill("Prices fell.\nA dog runs.\nA dog runs.\nRain.")
-    panel.get_by_role("button", name="Search").click()
+    panel.get_by_label("Look for").fill("A dog runs.")
+    page.keyboard.press("Enter")
     lists = panel.locator(".ranking")
     expect(lists.first.get_by_role("listitem")).to_have_count(3)
     for found in lists.all():
@@ -99,6 +102,7 @@ def test_a_pasted_list_is_searched(page: Page) -> None:
         assert "1.000" in first
     scores = [float(s) for s in lists.first.locator(".score").all_inner_texts()]
     assert scores == sorted(scores, reverse=True)
+    expect(panel.get_by_label("Look for")).to_have_value("A dog runs.")
 
 
 @pytest.mark.parametrize(
@@ -202,18 +206,69 @@ def test_what_is_typed_is_text(page: Page) -> None:
     assert panel.locator("img, script").count() == 0
 
 
-@pytest.mark.slow  # Makes the pictures of docs/.
-def test_pictures_fit_a_phone_and_the_dark(demo: Demo, tmp_path: Path) -> None:
-    paths = take_pictures(demo.url, tmp_path)
-    assert len(paths) == len(PICTURES)
-    assert all(path.stat().st_size < MAX_PICTURE_BYTES for path in paths)
-    with open_page(demo.url, width=PHONE, color_scheme="dark") as page:
+# Texts, without what is there for readers that hear the page or is a picture.
+_CONTRASTS = f"""
+() => {{
+  {LIGHT}
+  const found = {{}};
+  for (const element of document.querySelectorAll("main *")) {{
+    const texts = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE);
+    const text = element.value ?? texts.map((node) => node.data.trim()).join("");
+    if (!text || !element.checkVisibility() || element.closest("[aria-hidden], .sr-only")) continue;
+    const behind = [];
+    let opacity = 100;
+    for (let at = element; at; at = at.parentElement) {{
+      behind.unshift(getComputedStyle(at).backgroundColor);
+      opacity *= getComputedStyle(at).opacity;
+    }}
+    const color = getComputedStyle(element).color;
+    const ink = `color-mix(in srgb, ${{color}} ${{opacity}}%, transparent)`;
+    found[text] = contrast(light("white", ...behind), light("white", ...behind, ink));
+  }}
+  return found;
+}}
+"""
+# Of the numbers in cells of all tints.
+_TINTS = f"""
+(cell) => {{
+  {LIGHT}
+  return [...Array(1001).keys()].map((thousandths) => {{
+    cell.style.setProperty("--v", thousandths / 1000);
+    const style = getComputedStyle(cell);
+    return contrast(light(style.backgroundColor), light(style.color));
+  }});
+}}
+"""
+_CUT = "all => all.filter(e => e.scrollWidth > e.clientWidth || e.scrollHeight > e.clientHeight)"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (PHONE, "dark")])
+def test_everything_can_be_read(width: int, scheme: str, demo: Demo) -> None:
+    with open_page(demo.url, width=width, color_scheme=scheme) as page:
         for part in ("Compare", "Search", "Look inside"):
-            open_part(page, part)
-            width = page.evaluate("document.documentElement.scrollWidth")
-            assert width <= PHONE, part
-        light = page.evaluate("getComputedStyle(document.body).color")
-        assert sum(map(int, re.findall(r"\d+", light)[:3])) > 600
+            panel = open_part(page, part)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width, part
+            contrasts = page.evaluate(_CONTRASTS)
+            assert len(contrasts) > 10
+            assert min(contrasts.values()) >= TEXT_CONTRAST, contrasts
+            # One sentence is always shown whole; a list is scrolled.
+            whole = panel.get_by_label(re.compile("^(Look for|Sentence)$"))
+            whole = whole.or_(panel.locator(".matrix th span"))
+            assert whole.count() >= 1
+            assert whole.evaluate_all(f"{_CUT}.map(e => e.value ?? e.innerText)") == [], part
+        panel = open_part(page, "Compare")
+        contrasts = panel.locator(".matrix td[style]:not(.self)").first.evaluate(_TINTS)
+        assert min(contrasts) >= TEXT_CONTRAST
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert sum(map(int, re.findall(r"\d+", paper)[:3])) < 120 or scheme == "light"
+
+
+@pytest.mark.slow  # Makes the pictures of docs/.
+def test_pictures_are_taken(demo: Demo, tmp_path: Path) -> None:
+    paths = take_pictures(demo.url, tmp_path)
+    assert [path.stem for path in paths] == [picture.name for picture in PICTURES]
+    assert [Image.open(path).width for path in paths] == [picture.width for picture in PICTURES]
+    assert all(path.stat().st_size < MAX_PICTURE_BYTES for path in paths)
 
 
 def test_long_requests_are_cut_off(demo: Demo, tmp_path: Path) -> None:

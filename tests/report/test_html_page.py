@@ -8,9 +8,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from chromium import needs_chromium, open_page
+from chromium import LIGHT, needs_chromium, open_page
 from documents import documented
 from html_pages import write_kept_page
+from PIL import Image
 from playwright.sync_api import Page, expect
 from report_screenshots import take_screenshots, wait_until_ready
 
@@ -146,27 +147,59 @@ def test_a_phone_has_no_sideways_scrolling(page_path: Path) -> None:
             assert scale > 0.9
 
 
-_CONTRASTS = """
-() => {
-  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
-  const read = (color) => {
-    canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
-    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
-  };
-  const light = (color) => {
-    const [r, g, b] = read(color).map((v) => v / 255)
-      .map((v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
+_HIDDEN = """
+(svg) => {
+  const texts = [...svg.querySelectorAll("text")]
+    .map((e) => [e.textContent, e.getBoundingClientRect()]);
+  const holds = (box, x, y) => x > box.left && x < box.right && y > box.top && y < box.bottom;
+  const found = [];
+  for (const path of svg.querySelectorAll("path[style*='stroke: var(--series']")) {
+    const matrix = path.getScreenCTM();
+    for (let at = 0; at <= path.getTotalLength(); at += 1) {
+      const point = path.getPointAtLength(at).matrixTransform(matrix);
+      found.push(...texts.filter(([, box]) => holds(box, point.x, point.y)).map(([text]) => text));
+    }
+  }
+  for (const [text, a] of texts) {
+    for (const [other, b] of texts) {
+      const across = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const down = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      // Letters do not fill the height of their line.
+      if (text < other && across > 0 && down > 1) found.push(`${text} / ${other}`);
+    }
+  }
+  const room = svg.getBoundingClientRect();
+  found.push(...texts.filter(([, box]) => box.left < room.left - 1 || box.right > room.right + 1)
+    .map(([text]) => text));
+  return [...new Set(found)];
+}
+"""
+
+
+@pytest.mark.parametrize(("width", "shown"), [(1280, ".wide"), (390, ".narrow")])
+def test_no_text_of_a_picture_lies_on_a_line_or_a_text(
+    width: int, shown: str, page_path: Path
+) -> None:
+    with open_page(page_path.as_uri(), width=width) as view:
+        wait_until_ready(view)
+        pictures = view.locator(f"figure {shown} svg")
+        assert pictures.count() >= 9
+        hidden = {p.locator("title").text_content(): p.evaluate(_HIDDEN) for p in pictures.all()}
+        assert {title: texts for title, texts in hidden.items() if texts} == {}
+        assert view.locator("#scaling svg").locator("text", has_text="gemma3-270m").count() == 2
+
+
+_CONTRASTS = f"""
+() => {{
+  {LIGHT}
   const style = getComputedStyle(document.documentElement);
   const paper = light(getComputedStyle(document.body).backgroundColor);
-  const found = {};
-  for (const name of ["ink", "muted", "link", ...[1, 2, 3, 4, 5, 6].map((n) => `series-${n}`)]) {
-    const other = light(style.getPropertyValue(`--${name}`));
-    found[name] = (Math.max(paper, other) + 0.05) / (Math.min(paper, other) + 0.05);
-  }
+  const found = {{}};
+  for (const name of ["ink", "muted", "link", ...[1, 2, 3, 4, 5, 6].map((n) => `series-${{n}}`)]) {{
+    found[name] = contrast(paper, light(style.getPropertyValue(`--${{name}}`)));
+  }}
   return [paper, found];
-}
+}}
 """
 
 
@@ -221,6 +254,11 @@ def test_the_documented_pictures_are_made(page_path: Path, tmp_path: Path) -> No
     pictures = take_screenshots(page_path, tmp_path / "pictures")
     kept = sorted(Path(words[2]).glob("report-*.png"))
     assert [path.name for path in kept] == [path.name for path in pictures]
+    for old, new in zip(kept, pictures, strict=True):
+        (width, height), (new_width, new_height) = Image.open(old).size, Image.open(new).size
+        assert width == new_width, old
+        # Other letters have other heights.
+        assert height == pytest.approx(new_height, rel=0.1), old
     text = Path(PAGE).read_text(encoding="utf-8")
     for path in (*kept, *pictures):
         assert 5_000 < path.stat().st_size < MAX_PICTURE_BYTES

@@ -28,6 +28,7 @@ _SIDES: Final[tuple[tuple[tuple[int, int], dict[str, Any]], ...]] = (
     ((0, -9), {"ha": "center", "va": "top"}),
     ((7, 9), {"ha": "left", "va": "bottom"}),
     ((-7, -9), {"ha": "right", "va": "top"}),
+    ((-5, 9), {"ha": "left", "va": "bottom"}),
 )
 # Drawn as these, shown as var(--ink) and so on.
 INK: Final = "#010203"
@@ -182,33 +183,30 @@ def label_rows(axes: Axes, names: Sequence[str], size: Size) -> None:
             xycoords=("axes fraction", "data"),
             va="bottom",
             fontsize=11,
+            # A line that runs through all rows stops at a name.
+            bbox={"facecolor": PAPER, "edgecolor": "none", "pad": 1},
         )
 
 
 def place_notes(
     figure: Figure,
     axes: Axes,
-    notes: Sequence[tuple[str, float, float]],
-    *,
-    others: Sequence[tuple[float, float]] = (),
+    notes: Sequence[tuple[str, Sequence[tuple[float, float]]]],
 ) -> None:
-    """Writes a text beside every point, on a side where it hides no other text and no point.
+    """Writes texts beside points, on sides where they hide no other text, no point and no line.
 
     Args:
         figure: The figure, complete but for these texts.
-        axes: Where.
-        notes: Text and point.
-        others: Further points that no text may hide.
+        axes: Where; what it has drawn with `plot` is not to be hidden.
+        notes: Every text and the points that it may stand beside, best first.
     """
     figure.draw_without_rendering()
     # From now on nothing moves any more.
     figure.set_layout_engine("none")
-    points = [*((x, y) for _, x, y in notes), *others]
-    marks = [axes.transData.transform(point) for point in points]
     taken: list[Any] = []
-    for text, x, y in notes:
-        choices = [_annotate(axes, text, (x, y), *side) for side in _SIDES]
-        faults = [_count_faults(choice, axes, taken, marks) for choice in choices]
+    for text, points in notes:
+        choices = [_annotate(axes, text, at, *side) for at in points for side in _SIDES]
+        faults = [_count_faults(choice, axes, taken) for choice in choices]
         best = faults.index(min(faults))
         taken.append(choices.pop(best).get_window_extent())
         for choice in choices:
@@ -221,13 +219,20 @@ def _annotate(
     return axes.annotate(text, at, offset, textcoords="offset points", fontsize=11, **how)
 
 
-def _count_faults(text: Annotation, axes: Axes, taken: list[Any], marks: list[Any]) -> int:
-    """Returns how much a text hides, and whether it leaves the picture at a side."""
+def _count_faults(text: Annotation, axes: Axes, taken: list[Any]) -> tuple[bool, int, int]:
+    """Returns whether a text leaves the picture, what it hides, and how many lines it crosses.
+
+    The worst is first: the end of a text is lost, a line runs on.
+    """
     box, room = text.get_window_extent(), axes.get_window_extent()
     hidden = sum(box.overlaps(other) for other in taken)
-    # Its own mark is further away than that.
-    hidden += sum(box.padded(_MARK).contains(*mark) for mark in marks)
-    return int(hidden + (not (room.x0 <= box.x0 and box.x1 <= room.x1)))
+    crossed = 0
+    for line in axes.lines:
+        path = line.get_transform().transform_path(line.get_path())
+        # Its own mark is further away than that.
+        hidden += sum(box.padded(_MARK).contains(*mark) for mark in path.vertices)
+        crossed += line.get_linestyle() != "None" and path.intersects_bbox(box, filled=False)
+    return bool(box.x0 < room.x0 or box.x1 > room.x1), int(hidden), int(crossed)
 
 
 def note(axes: Axes, text: str, at: tuple[float, float], **how: Any) -> None:

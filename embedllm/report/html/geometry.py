@@ -94,8 +94,7 @@ def _paint(figure: Figure, size: Size, found: Sequence[GeometryRow]) -> None:
     notes = [
         (
             visible(_short(each.row.name.text), longest=longest),
-            each.geometry.uniformity,
-            each.geometry.alignment,
+            [(each.geometry.uniformity, each.geometry.alignment)],
         )
         for each in found
     ]

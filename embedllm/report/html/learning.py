@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from embedllm.report.cells import name_of
 from embedllm.report.content import PageContent
-from embedllm.report.html.drawing import DASHES, MARKERS, SERIES, Size, draw, note, visible
+from embedllm.report.html.drawing import DASHES, MARKERS, SERIES, Size, draw, place_notes, visible
 from embedllm.report.html.parts import Cell, Picture, Section, Table, number, numbers, prose, texts
 from embedllm.report.html.scores import command_of
 from embedllm.report.learning_curves import LearningCurve
@@ -92,9 +92,6 @@ def _paint(figure: Figure, size: Size, curves: Sequence[LearningCurve]) -> None:
         loss.plot(*_points(curve.loss), **style, markersize=4, label=visible(curve.name))
         for points in curve.dev.values():
             dev.plot(*_points(points), **style)
-            if len(curves) == 1:
-                for step, value in points.items():
-                    note(dev, f"{value:.2f}", (step, value), xytext=(0, 12), ha="center")
     tasks = list(dict.fromkeys(name_of(task) for curve in curves for task in curve.dev))
     loss.set_title("loss")
     dev.set_title(visible(", ".join(tasks) or "dev score"))
@@ -110,6 +107,9 @@ def _paint(figure: Figure, size: Size, curves: Sequence[LearningCurve]) -> None:
     if len(curves) > 1:
         columns = 1 if size.is_narrow else 3
         figure.legend(loc="outside upper left", ncols=columns, borderaxespad=0.1)
+    else:
+        scores = [point for points in curves[0].dev.values() for point in points.items()]
+        place_notes(figure, dev, [(f"{value:.2f}", [(step, value)]) for step, value in scores])
 
 
 def _points(values: Mapping[int, float]) -> tuple[list[int], list[float]]:

@@ -14,6 +14,7 @@ from embedllm.report.rows import Row
 from embedllm.report.scaling_curve import Point, published_points
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _TABLES: Final = (
@@ -132,28 +133,45 @@ def _paint(
             label=visible(f"{family} {how}"),
         )
     for each in ours:
-        style: dict[str, Any] = {"color": SERIES[each.way], "marker": MARKERS[each.way]}
-        axes.plot(each.parameters, each.score, linestyle="none", markersize=9, **style)
-    ticks = {1e8: "100M", 1e9: "1B", 1e10: "10B", 1e11: ""}
+        axes.plot(each.parameters, each.score, markersize=9, **_filled(each.way))
+    ticks = {1e8: "100M", 1e9: "1B", 1e10: "10B", 1e11: "100B"}
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.minorticks_off()
     axes.set_xlim(8e7, 1.1e11)
     axes.set_xlabel("parameters")
     axes.set_ylabel("mean of seven")
     axes.margins(y=0.08)
-    figure.legend(loc="outside upper left", ncols=1 if size.is_narrow else 2, borderaxespad=0.1)
-    others = [(p.parameters, p.score) for *_, points in lines for p in points]
-    marks = [(each.parameters, each.score) for each in ours]
-    place_notes(figure, axes, _name_models(ours), others=[*others, *marks])
+    _add_legend(figure, axes, sorted({each.way for each in ours}), size)
+    place_notes(figure, axes, _name_models(ours))
 
 
-def _name_models(ours: list[_Ours]) -> list[tuple[str, float, float]]:
-    """Returns the name of every model, at its highest mark."""
-    highest: dict[int, _Ours] = {}
-    for each in ours:
-        if each.parameters not in highest or each.score > highest[each.parameters].score:
-            highest[each.parameters] = each
-    return [
-        (visible(each.row.base.partition(",")[0], longest=18), each.parameters, each.score)
-        for each in highest.values()
-    ]
+def _filled(way: int) -> dict[str, Any]:
+    return {"color": SERIES[way], "marker": MARKERS[way], "linestyle": "none"}
+
+
+def _add_legend(figure: Figure, axes: Axes, ways: list[int], size: Size) -> None:
+    """Names the lines, and in one entry the filled marks of all ways."""
+    from matplotlib.legend_handler import HandlerTuple
+    from matplotlib.lines import Line2D
+
+    handles, labels = axes.get_legend_handles_labels()
+    if ways:
+        handles.append(tuple(Line2D([], [], **_filled(way)) for way in ways))
+        labels.append("runs from here")
+    figure.legend(
+        handles,
+        labels,
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+        loc="outside upper left",
+        ncols=1 if size.is_narrow else 3,
+        borderaxespad=0.1,
+    )
+
+
+def _name_models(ours: list[_Ours]) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Returns the name of every model, and its marks, the highest first."""
+    marks: dict[str, list[tuple[float, float]]] = {}
+    for each in sorted(ours, key=lambda each: -each.score):
+        name = visible(each.row.base.partition(",")[0], longest=18)
+        marks.setdefault(name, []).append((each.parameters, each.score))
+    return [*marks.items()]
