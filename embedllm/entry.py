@@ -88,9 +88,11 @@ def register(*config_names: str) -> None:
     """Registers the schemas and resolvers that the files in `conf/` refer to. Idempotent.
 
     Args:
-        config_names: Root configs whose schema is registered, default all. Hydra copies every
-            registered schema for each group that its help lists, seconds for all of them.
+        config_names: Root configs whose schema is registered, default all; each takes its time.
     """
+    # Hydra copies its configuration sources, and with them this store, for every group that its
+    # help lists, which takes seconds. There is one store, and what is loaded from it is a copy.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for name in config_names or _SCHEMAS:
         ConfigStore.instance().store(name=f"{name}_schema", node=_SCHEMAS[name])
     OmegaConf.register_new_resolver("oc.env", resolvers.environment_value, replace=True)
