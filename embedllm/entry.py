@@ -185,9 +185,8 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
             folder = folder.relative_to(Path.cwd())
         choices = hydra_config.runtime.choices
         # As they were written: reading them one by one would put values for `${...}`.
-        overrides = OmegaConf.to_container(hydra_config.overrides.task)
         invocation = Invocation(
-            cast("list[str]", overrides),
+            cast("list[str]", OmegaConf.to_container(hydra_config.overrides.task)),
             folder,
             conf_dir=CONF_DIR,
             choices={str(k): str(v) for k, v in choices.items() if v is not None},
