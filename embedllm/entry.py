@@ -45,11 +45,11 @@ from embedllm.config import (
     resolvers,
 )
 from embedllm.config.options import CONF_DIR, option_names
-from embedllm.errors import INTERRUPTED, ConfigError, EmbedllmError, PeerError, PreemptedError
+from embedllm.errors import INTERRUPTED, ConfigError, EmbedllmError, PreemptedError, earlier_error
 from embedllm.invocation import Invocation
 from embedllm.log import be_quiet, get_logger, process_number, quiet_loggers
 from embedllm.preemption import leave, stop_requests
-from embedllm.run_state import failures_since, read_failure, recorded_failure
+from embedllm.run_state import failures_since, recorded_failure, to_job_error
 from embedllm.secrets import redact, refuse_secrets
 
 __all__ = ["CONF_DIR", "Invocation", "explain", "register", "run", "to_typed"]
@@ -203,7 +203,7 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
             # The processes of a job; Hydra goes on after exceptions alone.
             if not is_sweep or error.code == PreemptedError.exit_code:
                 raise
-            raise _to_job_error(error, folder) from error
+            raise to_job_error(error, folder) from error
         except Exception:
             # Hydra shows the traceback of the first failed job alone.
             if is_sweep:
@@ -219,7 +219,8 @@ def _run(config_name: str, task: Callable[[Any, Invocation], Any], command: _Com
         if config_name in _SHORT_KEYS:
             # Hydra takes the name of a folder in conf/ for a group, never for a key.
             sys.argv[1:] = with_full_keys(config_name, sys.argv[1:])
-        _run_all(main, sweep_dirs)
+        with multirun.StudyClaims():
+            _run_all(main, sweep_dirs)
     except EmbedllmError as error:
         _leave_with(error)
     except (HydraException, OmegaConfBaseException) as error:
@@ -266,14 +267,6 @@ def _leave_for_failed_jobs(sweep_dirs: set[Path], start: datetime) -> None:
     lines += [f"{folder}: {failure.message}" for folder, failure in failures]
     codes = {failure.exit_code for _, failure in failures}
     _leave("\n".join(lines), codes.pop() if len(codes) == 1 else 1)
-
-
-def _to_job_error(error: SystemExit, folder: Path) -> EmbedllmError:
-    """Returns what a job's processes left behind as an error."""
-    failure = read_failure(folder)
-    code = error.code if isinstance(error.code, int) else 1
-    message = failure.message if failure else f"{folder} ended with exit code {code}"
-    return PeerError(message, exit_code=code)
 
 
 def _call(
@@ -324,6 +317,9 @@ def explain(error: Exception, schema: type[Any]) -> str:
         error: What Hydra or OmegaConf raised while composing.
         schema: The root dataclass.
     """
+    if (own := earlier_error(error)) is not None:
+        # One of our resolvers raised it, and said all.
+        return str(own)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.partition("/")
         if error.missing_cfg_file == "hydra/sweeper/optuna":

@@ -99,3 +99,11 @@ class PreemptedError(BaseException):
         super().__init__(message)
         self.is_agreed = is_agreed
         self.may_requeue = True
+
+
+def earlier_error(error: BaseException) -> EmbedllmError | None:
+    """Returns the error for people during whose handling this one came up."""
+    earlier = error.__context__
+    while earlier is not None and not isinstance(earlier, EmbedllmError):
+        earlier = earlier.__context__
+    return earlier

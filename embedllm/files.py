@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from embedllm.errors import CheckpointError, EmbedllmError
+from embedllm.errors import CheckpointError, earlier_error
 
 _MAX_NAME_CHARACTERS = 100
 _WRITE_ERRNOS = (
@@ -124,7 +124,7 @@ def as_write_error(path: Path) -> Iterator[None]:
         if error.errno not in _WRITE_ERRNOS:
             raise
         # Libraries that close their files after an error fail anew; the first error says more.
-        if (first := _earlier_message(error)) is not None:
+        if (first := earlier_error(error)) is not None:
             raise first from None
         # The name of scratch files says less than that of what they become.
         place = error.filename if path.is_dir() else None
@@ -134,14 +134,6 @@ def as_write_error(path: Path) -> Iterator[None]:
         if not any(os.strerror(number) in str(error) for number in _WRITE_ERRNOS):
             raise
         raise _write_error(path, error) from error
-
-
-def _earlier_message(error: BaseException) -> EmbedllmError | None:
-    """Returns the error for people during whose handling this one came up."""
-    earlier = error.__context__
-    while earlier is not None and not isinstance(earlier, EmbedllmError):
-        earlier = earlier.__context__
-    return earlier
 
 
 def _write_error(path: Path, error: Exception) -> CheckpointError:

@@ -2,7 +2,8 @@
 
 A run of a sweep is in `outputs/<sweep_name>/<run_name>`. Its name is made from its configuration
 alone, so a run is found again whoever started it (a sweep, a longer sweep, a job array, a W&B
-agent), and two configurations never share a folder.
+agent), and two configurations never share a folder. A key that changes no result (`strategy`,
+`trainer.devices`) counts where it is swept: who sweeps it wants to compare its values.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from filelock import FileLock, Timeout
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from embedllm.config import fingerprint, is_in_identity, training_identity_of
+from embedllm.config import fingerprint, flatten, is_in_identity, training_identity_of
 from embedllm.config.checks import plain_name
+from embedllm.config.options import CONF_DIR
 from embedllm.errors import ConfigError
 from embedllm.files import to_plain_name
 from embedllm.ranks import default_run_name
@@ -25,14 +28,15 @@ from embedllm.ranks import default_run_name
 _MULTIRUN_FLAGS: Final = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 _NUM_DIGITS: Final = 12
 _MAX_MODEL_CHARACTERS: Final = 40
+_NAMES: Final = ("run_name", "sweep_name", "swept_keys")
 
 
 def name_sweep(arguments: Sequence[str]) -> list[str]:
-    """Returns the command line, with a name for the sweep when it is one and has none.
+    """Returns the command line, of a sweep with its name and the keys that tell its runs apart.
 
     The name is that of the file in `conf/sweep`. Without one it is made from the keys that vary
     and from what stays the same, so a repeated command, also one with more values, finds
-    its folder.
+    its folder. What the command line says itself stays as it is.
 
     Args:
         arguments: The command line without the program.
@@ -57,22 +61,39 @@ def name_sweep(arguments: Sequence[str]) -> list[str]:
             f"run_name={given['run_name']} is the name of one run; give a sweep sweep_name=... "
             "and leave the names of its runs to their configurations"
         )
-    if "sweep_name" in given:
-        return list(arguments)
-    if chosen == "null":
-        fixed = sorted(
-            o for o in options if not _is_left_out(o.lstrip("+").partition("=")[0], swept)
-        )
-        keys = sorted(key.rpartition(".")[2].rpartition("/")[2] for key in swept)
-        chosen = "-".join([*keys, fingerprint({"fixed": fixed})[:8]])
+    added = []
+    if "sweep_name" not in given:
+        name = chosen if chosen != "null" else _name_by_keys(options, swept)
+        added.append(f"sweep_name={to_plain_name(name)}")
+    telling = sorted(filter(_tells_apart, swept | _keys_of_file(chosen)))
+    if telling and "swept_keys" not in given:
+        added.append(f"swept_keys=[{','.join(telling)}]")
     # Hydra refuses a command line with a flag between two overrides.
     place = arguments.index(options[-1]) + 1 if options else len(arguments)
-    name = f"sweep_name={to_plain_name(chosen)}"
-    return [*arguments[:place], name, *arguments[place:]]
+    return [*arguments[:place], *added, *arguments[place:]]
+
+
+def _name_by_keys(options: Sequence[str], swept: set[str]) -> str:
+    fixed = sorted(o for o in options if not _is_left_out(o.lstrip("+").partition("=")[0], swept))
+    keys = sorted(key.rpartition(".")[2].rpartition("/")[2] for key in swept)
+    return "-".join([*keys, fingerprint({"fixed": fixed})[:8]])
 
 
 def _is_left_out(key: str, swept: set[str]) -> bool:
     return key in swept or key.startswith("hydra") or not is_in_identity(key)
+
+
+def _keys_of_file(sweep: str) -> set[str]:
+    """Returns the keys that a file of `conf/sweep` varies."""
+    path = CONF_DIR / "sweep" / f"{sweep}.yaml"
+    if not path.is_file():
+        return set()
+    params = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.params")
+    return {str(key).lstrip("+") for key in params or ()}
+
+
+def _tells_apart(key: str) -> bool:
+    return key not in _NAMES and not is_in_identity(key)
 
 
 def run_name(sweep_name: str | None = None, *, _root_: DictConfig) -> str:
@@ -89,8 +110,21 @@ def run_name(sweep_name: str | None = None, *, _root_: DictConfig) -> str:
         is_group = OmegaConf.is_config(node)
         values[key] = OmegaConf.to_container(node, resolve=True) if is_group else node
     model = to_plain_name(Path(str(values["model"]["name"])).name)[:_MAX_MODEL_CHARACTERS]
-    digest = fingerprint(training_identity_of(values))[:_NUM_DIGITS]
+    digest = fingerprint(training_identity_of(values) | _swept_values(_root_))[:_NUM_DIGITS]
     return f"{model}-seed{values['seed']}-{digest}"
+
+
+def _swept_values(root: DictConfig) -> dict[str, Any]:
+    """Returns the values of the swept keys that are no part of the identity, unresolved."""
+    keys = tuple(filter(_tells_apart, root.swept_keys))
+    found: dict[str, Any] = {}
+    for group in {key.partition(".")[0] for key in keys}:
+        node = root[group]
+        # They may refer to the name that is being made.
+        plain = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+        flat = flatten({group: plain})
+        found |= {k: v for k, v in flat.items() if f"{k}.".startswith(tuple(f"{s}." for s in keys))}
+    return {"swept": found} if found else {}
 
 
 def run_folder(output_dir: str, sweep_name: str | None, name: str) -> str:
@@ -110,6 +144,43 @@ def sweep_dir(output_dir: str, sweep_name: str | None) -> str:
     if sweep_name is not None:
         plain_name("sweep_name", str(sweep_name))
     return str(Path(output_dir, sweep_name or "sweep"))
+
+
+class StudyClaims:
+    """Keeps other processes out of the studies whose trials this one counts, in a `with` block.
+
+    They would give up the trials that run here. In the block `${trials_left:...}` raises
+    ConfigError when another process searches in its folder.
+    """
+
+    def __init__(self) -> None:
+        self._locks: dict[str, FileLock] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Resolvers travel with a job to where it runs; what is claimed stays here.
+        return {"_locks": {}}
+
+    def __enter__(self) -> None:
+        OmegaConf.register_new_resolver("trials_left", self.trials_left, replace=True)
+
+    def __exit__(self, *_: object) -> None:
+        for lock in self._locks.values():
+            lock.release()
+
+    def trials_left(self, num_trials: int, name: str, folder: str) -> int:
+        """Does what the function of this name does, in a folder of its own."""
+        if folder not in self._locks:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            lock = FileLock(Path(folder) / "study.lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise ConfigError(
+                    f"{folder} is in use by another search; wait for it or choose another "
+                    "sweep_name"
+                ) from error
+            self._locks[folder] = lock
+        return trials_left(num_trials, name, folder)
 
 
 def study_storage(folder: str) -> str:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -16,13 +16,14 @@ from typing import Any, Final, Literal, cast
 from filelock import FileLock, Timeout
 
 from embedllm.errors import CheckpointError, EmbedllmError, PeerError, PreemptedError
-from embedllm.files import write_json
+from embedllm.files import write_atomically, write_json
 from embedllm.log import process_number
 from embedllm.secrets import redact
 
 _FAILURE: Final = "failure.json"
 _OUTCOME: Final = "outcome.json"
 _MAX_MESSAGE_CHARACTERS: Final = 4000
+_LOOK_SECONDS: Final = 0.2
 # What Hydra leaves in the folder of every run that was started.
 _HYDRA: Final = ".hydra"
 
@@ -126,14 +127,40 @@ def find_runs(folder: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
+def note_lost(folder: Path, message: str, *, overrides: Sequence[str], start: datetime) -> Failure:
+    """Notes why a run ended that could not say it itself, and returns what its folder now says.
+
+    Args:
+        folder: The run's folder, which may not be there yet.
+        message: Why it ended; what the run itself said since the start counts more.
+        overrides: The command line of the run.
+        start: When the sweep began.
+    """
+    said = read_failure(folder)
+    if said and _is_since(said, start):
+        return said
+    failure = _describe(PeerError(message), PeerError(message).exit_code)
+    path = folder / _HYDRA / "overrides.yaml"
+    if not path.exists():
+        # As Hydra leaves them.
+        lines = "".join(f"- {json.dumps(override)}\n" for override in overrides)
+        write_atomically(path, lines.encode())
+    write_json(folder / _FAILURE, asdict(failure))
+    return failure
+
+
 def failures_since(folder: Path, start: datetime) -> list[tuple[Path, Failure]]:
     """Returns the runs directly below a folder that failed at or after a moment."""
     found = []
     for run in find_runs(folder):
-        values = _read(run / _FAILURE)
-        if values and datetime.fromisoformat(values["finished"]) >= start.replace(microsecond=0):
-            found.append((run, Failure(**values)))
+        failure = read_failure(run)
+        if failure and _is_since(failure, start):
+            found.append((run, failure))
     return found
+
+
+def _is_since(failure: Failure, start: datetime) -> bool:
+    return datetime.fromisoformat(failure.finished) >= start.replace(microsecond=0)
 
 
 @contextmanager
@@ -172,6 +199,14 @@ def read_failure(folder: Path) -> Failure | None:
     """Returns why the run in a folder ended, None when it did not end by an error."""
     values = _read(folder / _FAILURE)
     return Failure(**values) if values else None
+
+
+def to_job_error(error: SystemExit, folder: Path) -> EmbedllmError:
+    """Returns what the processes of a sweep's run left behind as an error."""
+    failure = read_failure(folder)
+    code = error.code if isinstance(error.code, int) else 1
+    message = failure.message if failure else f"{folder} ended with exit code {code}"
+    return PeerError(message, exit_code=code)
 
 
 def _describe(error: BaseException, code: int) -> Failure:
@@ -225,7 +260,8 @@ def _is_locked(folder: Path) -> bool:
     path = folder / ".lock"
     if not path.exists():
         return False
-    lock = FileLock(path, timeout=0)
+    # Long enough for another process that only looks, as this one does.
+    lock = FileLock(path, timeout=_LOOK_SECONDS)
     try:
         lock.acquire()
     except (Timeout, OSError):

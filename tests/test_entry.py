@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 from hydra.errors import MissingConfigException
 from tiny_runs import restored_logging, run_script, script_environment
 
@@ -54,14 +55,13 @@ def call(
     def call_entry(
         *arguments: str,
         config_name: str = "train",
-        task: Callable[[Any, Invocation], None] | None = None,
+        task: Callable[[Any, Invocation], Any] | None = None,
     ) -> Answer:
         calls: list[tuple[Any, Invocation]] = []
 
-        def note(config: Any, invocation: Invocation) -> None:
+        def note(config: Any, invocation: Invocation) -> Any:
             calls.append((config, invocation))
-            if task is not None:
-                task(config, invocation)
+            return None if task is None else task(config, invocation)
 
         monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
         is_placed = "--help" in arguments or any("output_dir" in a for a in arguments)
@@ -302,6 +302,29 @@ def test_a_sweep_goes_on_after_a_failed_job(call: Call) -> None:
     head = "error: 1 run of the sweep failed; the same command tries again\n"
     assert answer.err.endswith(f"{head}{folders[0]}: not with seed 1\n")
     assert "Traceback" not in answer.err
+
+
+def test_runs_that_differ_in_how_they_are_made_are_all_made(call: Call) -> None:
+    answer = call(
+        "--multirun", "debug=tiny", "strategy=single,ddp", "evaluation.tokens_per_batch=9"
+    )
+    assert answer.code == 0, answer.err
+    assert [config.strategy.name for config, _ in answer.calls] == ["single", "ddp"]
+    folders = [invocation.folder for _, invocation in answer.calls]
+    assert [folder.name for folder in folders] == [config.run_name for config, _ in answer.calls]
+    assert len(set(folders)) == 2
+
+
+def test_a_second_search_in_one_folder(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "learning-rate"
+    folder.mkdir()
+    with FileLock(folder / "study.lock"):
+        answer = call("sweep=learning-rate", "num_trials=1")
+    message = "learning-rate is in use by another search; wait for it or choose another sweep_name"
+    _assert_one_message(answer, f"error: {tmp_path}/{message}\n")
+    assert not (folder / "study.db").exists()
+    answer = call("sweep=learning-rate", "num_trials=1", task=lambda *_: 0.5)
+    assert (answer.code, len(answer.calls)) == (0, 1), answer.err
 
 
 def test_a_search_without_optuna_says_what_to_install() -> None:

@@ -62,6 +62,9 @@ class TrainConfig:
     sweep_name: str | None = None
     """Name of the sweep that the run belongs to, and of the folder and the W&B group of its runs;
     default that of `sweep=`. The runs in it are named by their configurations."""
+    swept_keys: list[str] = field(default_factory=list)
+    """Keys whose values tell the runs of a sweep apart although they change no result (`strategy`,
+    `trainer.devices`). `--multirun` fills it in."""
     num_trials: int = 20
     """Runs in all of a sweep that searches (`sweep=learning-rate`)."""
     seed: int = 42

@@ -14,6 +14,7 @@ _MAX_SHOWN = 5
 _NOT_IN_FINGERPRINT = (
     "run_name",
     "sweep_name",
+    "swept_keys",
     "num_trials",
     "resume",
     "paths",

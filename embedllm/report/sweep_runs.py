@@ -127,10 +127,12 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def _values_of(state: RunState) -> dict[str, str]:
+    # What changes no result is a value where it was swept.
+    swept = state.overrides.get("swept_keys", "").strip("[]").split(",")
     return {
         key: value
         for key, value in state.overrides.items()
-        if is_in_identity(key) and not key.startswith(_NOT_A_VALUE)
+        if (is_in_identity(key) or key in swept) and not key.startswith(_NOT_A_VALUE)
     }
 
 

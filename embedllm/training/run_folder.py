@@ -16,6 +16,8 @@ from embedllm.errors import CheckpointError
 from embedllm.files import write_json
 
 _MANIFEST = "run.json"
+# A report that looks whether the folder is in use holds the lock for a moment.
+_CLAIM_SECONDS = 1.0
 
 
 class RunFolder:
@@ -48,7 +50,7 @@ class RunFolder:
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / ".lock", timeout=0)
+            lock = FileLock(self.root / ".lock", timeout=_CLAIM_SECONDS)
             lock.acquire()
         except Timeout as error:
             raise CheckpointError(

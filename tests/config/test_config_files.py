@@ -82,6 +82,7 @@ def test_an_option_of_each_group_is_chosen_by_default() -> None:
     assert {o.split("=")[0] for o in OPTIONS} >= {f.name for f in fields(TrainConfig)} - {
         "run_name",
         "sweep_name",
+        "swept_keys",
         "num_trials",
         "seed",
         "resume",

@@ -39,6 +39,7 @@ def test_the_fingerprint_does_not_change_between_versions() -> None:
     [
         "run_name=other",
         "sweep_name=any",
+        "swept_keys=[strategy]",
         "num_trials=3",
         "resume=never",
         "paths.output_dir=elsewhere",
@@ -76,6 +77,7 @@ def test_everything_else_counts() -> None:
     assert {key.split(".")[0] for key in flat} == {f.name for f in fields(TrainConfig)} - {
         "run_name",
         "sweep_name",
+        "swept_keys",
         "num_trials",
         "resume",
         "paths",

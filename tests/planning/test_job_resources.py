@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tiny_runs import compose_train
 
@@ -27,6 +29,18 @@ def test_a_small_model_has_one_device() -> None:
     needs = _needs("model=opt-125m", "strategy=auto")
     assert (needs.processes, needs.gpus) == (1, 1)
     assert 4 < needs.memory_gib < 32
+
+
+def test_as_many_devices_as_it_needs() -> None:
+    # All of OPT-125M is trained in 1.8 GiB on one device, 1.6 on two, 1.3 on four (FSDP).
+    needs = [
+        job_resources(
+            compose_train("trainer=gpu", "model=opt-125m", "adapter=full", "strategy=fsdp2"),
+            replace(_A100, name="small", memory_gib=memory_gib, usable_ratio=1.0),
+        )
+        for memory_gib in (4.0, 1.65)
+    ]
+    assert [(n.processes, n.gpus) for n in needs] == [(1, 1), (2, 2)]
 
 
 @pytest.mark.slow  # Plans OPT-66B in all ways.

@@ -68,6 +68,17 @@ def test_one_row_for_each_run_in_the_order_of_its_values(tmp_path: Path) -> None
     assert "Mean over seeds" not in _page(tmp_path)
 
 
+def test_what_changes_no_result_is_shown_where_it_was_swept(tmp_path: Path) -> None:
+    for strategy in ("single", "ddp"):
+        swept = (f"strategy={strategy}", "swept_keys=[strategy,seed]", "logger=csv")
+        for seed in (1, 2):
+            _write_run(tmp_path, *swept, f"seed={seed}", after=60.0)
+    page = _page(tmp_path)
+    assert "Varied: `seed`, `strategy`." in page
+    rows = find_table(_section(page, "Mean over seeds"), "strategy", "seeds")
+    assert [row[:2] for row in rows] == [["ddp", "2"], ["single", "2"]]
+
+
 def test_mean_and_spread_over_seeds(tmp_path: Path) -> None:
     scores = {"plain": [60.0, 61.0, 63.0], "prompteol": [65.0]}
     for prompt, values in scores.items():

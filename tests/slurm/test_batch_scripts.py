@@ -20,7 +20,9 @@ def _tiny(folder: Path) -> list[str]:
 
 
 def test_an_array_of_which_one_job_is_requeued(cluster: Cluster, tmp_path: Path) -> None:
-    command = documented("sbatch --array=0-1 slurm/sweep.sbatch model=opt-125m seed=1,2")
+    command = documented(
+        "sbatch --array=0-1 slurm/sweep.sbatch sweep_name=two-seeds model=opt-125m seed=1,2"
+    )
     command[-2] = "model=tiny"
     array = cluster.submit(
         [*command, *_tiny(tmp_path), *_LONG, _RARE], f"--output={tmp_path}/%a.log"
@@ -29,14 +31,15 @@ def test_an_array_of_which_one_job_is_requeued(cluster: Cluster, tmp_path: Path)
     cluster.wait_for_text("step 3/", log)
     cluster.run(*documented("scancel --signal=USR1 1234")[:-1], f"{array}_1")
     cluster.wait_for_text("is in the queue again", log)
-    runs = [tmp_path / f"slurm-{array}_{task}" for task in range(2)]
+    sweep = tmp_path / "two-seeds"
+    runs = [run for seed in (1, 2) for run in sweep.glob(f"*-seed{seed}-*")]
     assert len(list((runs[1] / "checkpoints").iterdir())) == 1
     for task in range(2):
         assert cluster.wait_for_end(f"{array}_{task}", tmp_path / f"{task}.log") == "COMPLETED"
     assert cluster.field(f"{array}_1", "Restarts") == "1"
     assert cluster.field(f"{array}_0", "Restarts") == "0"
     # No folder but those of the two runs, which differ in the one value.
-    assert sorted(tmp_path.glob("slurm-*")) == runs
+    assert sorted(sweep.iterdir()) == runs
     assert [read_json(run / "run.json")["config"]["seed"] for run in runs] == [1, 2]
     assert "resuming from" in log.read_text()
     alone = train_tiny(tmp_path / "alone", *_LONG, "seed=2").adapter

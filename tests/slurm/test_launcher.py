@@ -22,8 +22,6 @@ def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> N
     # The same model twice: it is the number of processes that differs.
     said = cluster.run(
         *(sys.executable, *command[1:-2], "strategy=ddp", "trainer.devices=1,2"),
-        # Runs that differ in what changes no result alone would be one run.
-        "seed=${trainer.devices}",
         *("hydra.launcher.hardware=cpu", "hydra.launcher.cpus_per_task=1"),
         *("debug=tiny", "evaluation=none"),
         *(
@@ -34,8 +32,10 @@ def test_a_sweep_of_jobs_with_other_needs(cluster: Cluster, tmp_path: Path) -> N
     )
     # What each of them says goes into its own log.
     assert "adapter:" not in said
-    runs = sorted((tmp_path / "sweep").glob("tiny-opt-seed*"))
-    alone = train_tiny(tmp_path / "alone", "evaluation=none", "seed=1")
+    runs = list((tmp_path / "sweep").glob("tiny-opt-seed*"))
+    # Of the same identity, told apart by what is swept.
+    runs.sort(key=lambda run: read_json(run / "run.json")["config"]["trainer"]["devices"])
+    alone = train_tiny(tmp_path / "alone", "evaluation=none")
     assert have_equal_weights(runs[0] / "adapter", alone.adapter)
     # Two arrays of one job, of which the second has two ranks in one folder.
     logs = (tmp_path / "sweep" / ".submitit").glob("*/*_log.out")
@@ -79,3 +79,29 @@ def test_a_job_of_a_sweep_is_preempted(cluster: Cluster, tmp_path: Path) -> None
     alone = train_tiny(tmp_path / "alone", *options, "seed=1")
     [run] = (tmp_path / "sweep").glob("*/adapter")
     assert have_equal_weights(run, alone.adapter)
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_stops_no_other(cluster: Cluster, tmp_path: Path) -> None:
+    logs = tmp_path / "sweep" / ".submitit"
+    with (tmp_path / "said").open("w") as said:
+        waiting = subprocess.Popen(
+            [
+                *(sys.executable, *documented(COMMAND)[1:-2], "strategy=single", "seed=1,2"),
+                *("hydra.launcher.hardware=cpu", "hydra.launcher.cpus_per_task=1", "debug=tiny"),
+                *("evaluation=none", "sweep_name=sweep", f"paths.output_dir={tmp_path}"),
+                f"paths.results_dir={tmp_path}/store",
+            ],
+            cwd=REPOSITORY,
+            env=cluster.environment,
+            stdout=said,
+            stderr=said,
+        )
+    cluster.wait_for(lambda: any(logs.glob("*_1/*_submitted.pkl")), tmp_path / "said")
+    [job] = logs.glob("*_1")
+    cluster.run("scancel", job.name)
+    assert waiting.wait(PATIENCE_SECONDS) == 3, (tmp_path / "said").read_text()
+    *_, head, reason = (tmp_path / "said").read_text().splitlines()
+    assert head == "error: 1 run of the sweep failed; the same command tries again"
+    assert f"SLURM job {job.name} ended without a result; its log: " in reason
+    assert len(list((tmp_path / "sweep").glob("*-seed1-*/adapter"))) == 1

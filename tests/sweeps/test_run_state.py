@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from tiny_runs import compose_train
 
 from embedllm.errors import ConfigError, DataError, PeerError
 from embedllm.files import write_json
-from embedllm.run_state import failures_since, find_runs, read_run_state, recorded_failure
+from embedllm.run_state import (
+    failures_since,
+    find_runs,
+    note_lost,
+    read_run_state,
+    recorded_failure,
+)
+from embedllm.training.run_folder import RunFolder
 
 
 def _start(folder: Path) -> Path:
@@ -89,6 +98,33 @@ with recorded_failure(pathlib.Path({str(run)!r})): raise SystemExit(2)"
         assert second.returncode == 2
         assert not (run / "failure.json").exists()
     assert read_run_state(run).status == "stopped"
+
+
+def test_a_look_does_not_refuse_a_start(tmp_path: Path) -> None:
+    config = compose_train("debug=tiny", "run_name=a")
+    look = FileLock(tmp_path / ".lock", thread_local=False)
+    look.acquire()
+    # As long as a report on a slow file system.
+    timer = threading.Timer(0.3, look.release)
+    timer.start()
+    with RunFolder(tmp_path).claimed(config, "0"):
+        assert (tmp_path / "run.json").is_file()
+    timer.join()
+
+
+def test_a_run_that_could_not_say_it_itself(tmp_path: Path) -> None:
+    start = datetime.now(UTC)
+    noted = note_lost(tmp_path / "run", "killed", overrides=["seed=1", "a='x: y'"], start=start)
+    state = read_run_state(tmp_path / "run")
+    assert (state.failure, state.overrides) == (noted, {"seed": "1", "a": "'x: y'"})
+    assert (noted.message, noted.exit_code) == ("killed", 3)
+    assert failures_since(tmp_path, start) == [(tmp_path / "run", noted)]
+    # What the run said since the start counts more, what it said before does not.
+    later = start + timedelta(seconds=100)
+    for since, message in ((start, "killed"), (later, "again")):
+        again = note_lost(tmp_path / "run", "again", overrides=[], start=since)
+        assert again.message == message
+    assert read_run_state(tmp_path / "run").overrides == state.overrides
 
 
 def test_failures_of_this_call_alone(tmp_path: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from tiny_runs import compose_train
 
+from embedllm import multirun
 from embedllm.config import fingerprint, training_identity
 from embedllm.entry import CONF_DIR, register
 from embedllm.errors import ConfigError
@@ -40,6 +45,31 @@ def test_any_other_is_named_by_what_varies_and_what_does_not() -> None:
     assert _sweep_name("-m", "seed=1,2", "model=opt-125m,opt-350m") != name
 
 
+def test_swept_keys_that_change_no_result_are_named() -> None:
+    # The first is a file's, the second is named twice, the rest changes the result or names.
+    arguments = (
+        "-m",
+        "strategy=ddp,fsdp2",
+        "++trainer.devices=range(1,3)",
+        "seed=1,2",
+        "model=a,b",
+    )
+    *rest, _, last = name_sweep([*arguments, "trainer.on_nan=skip"])
+    assert rest == [*arguments, "trainer.on_nan=skip"]
+    assert last == "swept_keys=[strategy,trainer.devices]"
+    assert name_sweep([*arguments, "sweep_name=own"])[-1] == last
+    own = ("strategy=ddp,fsdp2", "-m", "sweep_name=a,b", "swept_keys=[]")
+    assert name_sweep(own) == list(own)
+
+
+def test_those_of_a_file_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(multirun, "CONF_DIR", tmp_path)
+    (tmp_path / "sweep").mkdir()
+    text = "hydra: {sweeper: {params: {+trainer.devices: '1,2', seed: '1,2'}}}"
+    (tmp_path / "sweep" / "speed.yaml").write_text(text)
+    assert name_sweep(["sweep=speed"])[1:] == ["sweep_name=speed", "swept_keys=[trainer.devices]"]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -70,6 +100,37 @@ def test_a_run_is_named_by_its_configuration() -> None:
     other = ("paths.output_dir=x", "logger=wandb", "strategy=ddp", "trainer.devices=2")
     assert compose_train("debug=tiny", "sweep_name=b", "seed=3", *other).run_name == config.run_name
     assert compose_train("debug=tiny", "sweep_name=any", "seed=4").run_name != config.run_name
+
+
+def test_a_swept_key_has_runs_of_its_own() -> None:
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        composed = compose("train", ["debug=tiny", "sweep_name=s"])
+
+    def name(swept: list[str], **changes: Any) -> str:
+        config = copy.deepcopy(composed)
+        for key, value in {"swept_keys": swept, **changes}.items():
+            OmegaConf.update(config, key, value)
+        found: str = config.run_name
+        return found
+
+    for key, changed, values in (
+        ("strategy", "strategy.stage", (2, 3)),
+        ("trainer.devices", "trainer.devices", (1, 2)),
+        ("trainer.on_nan", "trainer.on_nan", ("stop", "skip")),
+        ("trainer.activation_checkpointing", "trainer.activation_checkpointing", ("none", "all")),
+        ("evaluation.share_prefix", "evaluation.share_prefix", (True, False)),
+        # It may refer to the run's name, which is being made.
+        ("logger", "logger.project", ("${run_name}", "other")),
+        ("resume", "resume", ("auto", "never")),
+    ):
+        first, second = (name([key], **{changed: value}) for value in values)
+        assert first != second, key
+        # Whatever is swept besides, and however else it is run.
+        assert name(["seed", key], **{changed: values[0], "num_trials": 3}) == first, key
+        # Where nothing of this kind is swept it is the run of a single command.
+        for swept in ([], ["seed", "sweep_name", "run_name"]):
+            assert {name(swept, **{changed: value}) for value in values} == {composed.run_name}
 
 
 def test_folders_of_runs_and_sweeps() -> None:
