@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import importlib
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from embedllm import program
-from embedllm.errors import EXIT_CODES, ConfigError
+from embedllm.errors import EXIT_CODES, ConfigError, PreemptedError
+from embedllm.preemption import leave, stop_requests
 from embedllm.ranks import left_at_once
 
 
@@ -107,9 +109,14 @@ def start(name: str) -> None:
     # Imports make objects by the hundred thousand and no garbage; looking for some as often as
     # Python does by itself takes a tenth of a short run's time.
     gc.set_threshold(10_000, 10, 10)
-    from embedllm.entry import run
+    # Hydra takes a while to import, and a job may be asked to stop meanwhile.
+    with stop_requests():
+        try:
+            from embedllm.entry import run
 
-    run(name, _load(COMMANDS[name].task))
+            run(name, _load(COMMANDS[name].task))
+        except PreemptedError as error:
+            leave(error, command=shlex.join([*program.words(name), *sys.argv[1:]]))
 
 
 def usage() -> str:

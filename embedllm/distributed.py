@@ -71,21 +71,32 @@ def joined(*, timeout_seconds: int, even_alone: bool = False) -> Iterator[Rank]:
         yield rank
         return
     _set_environment(rank)
+    with _lost_peer_told(timeout_seconds):
+        try:
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                timeout=timedelta(seconds=timeout_seconds),
+            )
+            yield rank
+        except PreemptedError as error:
+            if error.is_agreed:
+                # All have saved what they did: that one is gone already changes nothing.
+                with suppress(RuntimeError):
+                    _part()
+            else:
+                error.may_requeue = _all_stop(rank)
+            raise
+        except ConfigError as error:
+            error.is_said = _main_says(str(error), rank)
+            raise
+        _part()
+
+
+@contextmanager
+def _lost_peer_told(timeout_seconds: int) -> Iterator[None]:
+    """Turns what torch raises when another process is gone into one message."""
     try:
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            timeout=timedelta(seconds=timeout_seconds),
-        )
-        yield rank
-    except PreemptedError as error:
-        if error.is_agreed:
-            _part()
-        else:
-            error.may_requeue = _all_stop(rank)
-        raise
-    except ConfigError as error:
-        error.is_said = _main_says(str(error), rank)
-        raise
+        yield
     except RuntimeError as error:
         # EmbedllmErrors are ValueErrors; torch tells a lost peer by the text alone.
         text = str(error)
@@ -96,8 +107,6 @@ def joined(*, timeout_seconds: int, even_alone: bool = False) -> Iterator[Rank]:
             f"{timeout_seconds} s (strategy.timeout_seconds): {text.splitlines()[0][:200]}. "
             "Its own message is above; the same command goes on from the last checkpoint"
         ) from error
-    else:
-        _part()
 
 
 def _part() -> None:
@@ -107,6 +116,9 @@ def _part() -> None:
 
 def _all_stop(rank: Rank) -> bool:
     """Whether all processes stop in order, each where it is; rank 0 is told."""
+    if not dist.is_initialized():
+        # They have not met, and one that is missing may have crashed.
+        return False
     store = dist.distributed_c10d._get_default_store()
     keys = [f"embedllm/stopped/{number}" for number in range(rank.world_size)]
     with suppress(RuntimeError):

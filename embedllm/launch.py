@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 
 from embedllm import program
-from embedllm.errors import ConfigError, PreemptedError
+from embedllm.errors import ConfigError, PeerError, PreemptedError
 from embedllm.invocation import Invocation
 from embedllm.preemption import LAUNCHED, held, requested
 
@@ -65,6 +65,7 @@ def launch(name: str, invocation: Invocation, *, run_name: str, num_processes: i
 
     Raises:
         SystemExit: A process failed; the code is that of the first one that did.
+        PeerError: A signal ended that one, so it has no code and said nothing.
         PreemptedError: This process or one of those was asked to stop, and they have.
     """
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -97,12 +98,12 @@ def launch(name: str, invocation: Invocation, *, run_name: str, num_processes: i
             name = number.name if number else "a signal to one of its processes"
             raise PreemptedError(f"stopped by {name}") from None
         if failure.exitcode < 0:
-            sys.stderr.write(
-                f"error: rank {rank} was ended by signal {-failure.exitcode}"
+            raise PeerError(
+                f"rank {rank} was ended by signal {-failure.exitcode}"
                 f"{' (out of memory?)' if failure.exitcode == -9 else ''}; the same command goes "
-                f"on from the last checkpoint\n"
-            )
-        raise SystemExit(max(failure.exitcode, 1)) from None
+                "on from the last checkpoint"
+            ) from None
+        raise SystemExit(failure.exitcode) from None
 
 
 def _pass_on(number: signal.Signals) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import runpy
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +20,7 @@ import torch
 from encoder_builder import PROMPT_TEMPLATE, EncoderBuilder
 from hypothesis import settings
 from tiny_models import TINY_ARCHITECTURES, ModelFactory, tiny_model_factory
-from tiny_runs import restored_logging
+from tiny_runs import REPOSITORY, RunHere, restored_logging
 
 from embedllm.config import ModelConfig, PromptConfig
 from embedllm.models.encoder import SentenceEncoder
@@ -56,6 +58,26 @@ def entry_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     with restored_logging():
         yield
+
+
+@pytest.fixture
+def run_here(
+    entry_process: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> RunHere:
+    """Runs a script of the repository in this process, which saves its start."""
+
+    def run(script: str, *arguments: str) -> tuple[int | str | None, str]:
+        monkeypatch.setattr(sys, "argv", [script, *arguments])
+        capsys.readouterr()
+        code: int | str | None = 0
+        try:
+            runpy.run_path(str(REPOSITORY / script), run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    return run
 
 
 @pytest.fixture

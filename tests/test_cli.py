@@ -11,6 +11,17 @@ from embedllm import program
 from embedllm.cli import COMMANDS, main
 from embedllm.entry import CONF_DIR
 
+_ASKED_TO_STOP_EARLY = """
+import os, signal, sys
+class Ask:
+    def find_spec(self, name, path=None, target=None):
+        if name == "hydra":
+            os.kill(os.getpid(), signal.SIGUSR1)
+sys.meta_path.insert(0, Ask())
+from embedllm.cli import start
+start("train")
+"""
+
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["help"]])
 def test_commands_are_listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,3 +58,10 @@ def test_an_unknown_key_is_refused() -> None:
     ended = run_script("-m", "embedllm", "results", "filter.modell=opt")
     assert ended.returncode == 2
     assert "did you mean model?" in ended.stderr
+
+
+def test_a_job_may_be_asked_to_stop_while_it_loads() -> None:
+    ended = run_script("-c", _ASKED_TO_STOP_EARLY, "run_name=early")
+    assert ended.returncode == 75
+    command = "python train.py run_name=early"
+    assert ended.stderr == f"error: stopped by SIGUSR1; this goes on: {command}\n"

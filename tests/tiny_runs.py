@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from embedllm.training import fit
 from embedllm.training.runner import TrainResult, train
 
 REPOSITORY = CONF_DIR.parent
+
+RunHere = Callable[..., tuple[int | str | None, str]]
+"""Runs a script in this process: to its exit code and what went to the console (`run_here`)."""
 
 # Two epochs of ten steps, the last batch of an epoch smaller; the adapter of the last step is
 # kept, so every step shows in it.

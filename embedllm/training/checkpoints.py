@@ -94,10 +94,13 @@ def newest_checkpoint(folder: Path) -> Path | None:
     """Returns the sound checkpoint with the highest step in its name, None when there is none.
 
     A damaged one is put aside under another name, with a warning, and the one before it is used.
+    What a write left that was killed goes, so the caller holds the run's lock.
 
     Raises:
         CheckpointError: There are checkpoints, and all are damaged.
     """
+    for unfinished in folder.glob(".step-*.ckpt.*"):
+        unfinished.unlink(missing_ok=True)
     damaged: dict[Path, CheckpointError] = {}
     for path in sorted(folder.glob("step-*.ckpt"), reverse=True):
         try:

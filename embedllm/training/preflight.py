@@ -12,14 +12,16 @@ from pathlib import Path
 import torch
 
 from embedllm import program
-from embedllm.config import HardwareConfig, TrainConfig
+from embedllm.config import HardwareConfig, StrategyConfig, TrainConfig
 from embedllm.errors import ConfigError, EmbedllmError
 from embedllm.log import get_logger
 from embedllm.models.backbone import resolve_device
 from embedllm.planning.answers import choose_strategy, estimate_training
 from embedllm.planning.hardware import GIB, Hardware, resolve_hardware
 from embedllm.planning.planner import Candidate
+from embedllm.planning.ways import CHECKPOINTING
 from embedllm.ranks import current_rank
+from embedllm.training.run_folder import RunFolder
 
 _log = get_logger(__name__)
 
@@ -29,6 +31,9 @@ _NUM_CHECKPOINTS = 3
 
 def settle(config: TrainConfig, root: Path) -> TrainConfig:
     """Returns the configuration that will run; `strategy=auto` has become what the planner chose.
+
+    It chooses once for each run: rates are measured, and of two ways that are almost equally fast
+    another start may find the other one, with which the run could not go on.
 
     Args:
         config: The configuration; how many processes there are says the launcher.
@@ -45,6 +50,8 @@ def settle(config: TrainConfig, root: Path) -> TrainConfig:
             f"{per_node} processes on a machine with {torch.cuda.device_count()} GPU(s); lower "
             "trainer.devices, or set trainer.accelerator=cpu"
         )
+    if config.strategy.name == "auto":
+        config = _as_begun(config, root, world_size=rank.world_size)
     trainer = replace(config.trainer, devices=per_node, num_nodes=rank.num_nodes)
     placed = replace(config, trainer=trainer)
     is_auto = config.strategy.name == "auto"
@@ -93,6 +100,34 @@ def _estimate(config: TrainConfig, hardware: Hardware) -> Candidate | None:
         )
         _log.debug("the estimate failed", exc_info=True)
         return None
+
+
+def _as_begun(config: TrainConfig, root: Path, *, world_size: int) -> TrainConfig:
+    """Returns the configuration with what the planner chose when the run in the folder began.
+
+    Packs stay as they were in any case; the rest is chosen anew for another number of processes
+    and with `resume=adapt`.
+    """
+    manifest = RunFolder(root).read_manifest()
+    if manifest is None:
+        return config
+    begun = manifest["config"]
+    data = replace(config.data, tokens_per_pack=begun["data"]["tokens_per_pack"])
+    config = replace(config, data=data)
+    if config.resume == "adapt" or manifest.get("world_size") != world_size:
+        return config
+    # A run that has no memory left may go on with more to compute again.
+    asked = (config.trainer.activation_checkpointing, begun["trainer"]["activation_checkpointing"])
+    trainer = replace(config.trainer, activation_checkpointing=max(asked, key=CHECKPOINTING.index))
+    strategy = StrategyConfig(**begun["strategy"])
+    _log.info(
+        "strategy=auto is %s with trainer.activation_checkpointing=%s and "
+        "data.tokens_per_pack=%s, as this run began",
+        strategy.title,
+        trainer.activation_checkpointing,
+        data.tokens_per_pack,
+    )
+    return replace(config, strategy=strategy, trainer=trainer)
 
 
 def _this_machine(device: torch.device, per_node: int, *, is_measured: bool) -> Hardware:

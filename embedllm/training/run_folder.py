@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from embedllm.config import TrainConfig, describe_differences, fingerprint, training_identity
 from embedllm.errors import CheckpointError
 from embedllm.files import write_json
+from embedllm.ranks import current_rank
 
 _MANIFEST = "run.json"
 # A report that looks whether the folder is in use holds the lock for a moment.
@@ -68,31 +69,45 @@ class RunFolder:
 
     def _check_or_write_manifest(self, config: TrainConfig, data_sha256: str) -> None:
         identity = training_identity(config) | {"data_sha256": data_sha256}
-        path = self.root / _MANIFEST
-        # A start that failed before it had anything to lose binds nobody to its configuration.
-        if not path.exists() or not self._has_progress():
+        saved = self.read_manifest()
+        if saved is None:
             manifest = {
                 "fingerprint": fingerprint(identity),
                 "identity": identity,
                 "config": asdict(config),
+                "world_size": current_rank().world_size,
             }
-            write_json(path, manifest)
+            write_json(self.root / _MANIFEST, manifest)
             return
         if config.resume == "never":
             raise CheckpointError(
                 f"{self.root} already holds a run and resume=never; choose another run_name"
             )
-        try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
-            saved_identity, saved_fingerprint = saved["identity"], saved["fingerprint"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path} is damaged; choose another run_name") from error
-        if saved_fingerprint != fingerprint(identity):
+        if saved["fingerprint"] != fingerprint(identity):
             raise CheckpointError(
                 f"{self.root} holds a run with another configuration "
-                f"({describe_differences(saved_identity, identity)}); use the same values to "
+                f"({describe_differences(saved['identity'], identity)}); use the same values to "
                 "resume it or another run_name to start anew"
             )
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        """Returns what the run in this folder was started with, None when no run has begun.
+
+        A start that failed before it had anything to lose binds nobody to its configuration.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        path = self.root / _MANIFEST
+        if not path.exists() or not self._has_progress():
+            return None
+        try:
+            saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            if not {"fingerprint", "identity", "config"} <= saved.keys():
+                raise ValueError("something is missing")
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is damaged; choose another run_name") from error
+        return saved
 
     def _has_progress(self) -> bool:
         folders = (self.checkpoints, self.candidates, self.adapter, self._result_path("x").parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import shutil
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -142,8 +143,13 @@ def _train_and_keep_best(
     )
     _log.info("prompt in use: %s", encoder.describe())
     best = fit(config, run, inputs, encoder, tracker)
-    # A rename is the mark of a finished training; the folder was complete before it.
-    main_only(lambda: best.rename(run.adapter))
+
+    def keep() -> None:
+        # A rename is the mark of a finished training; the folder was complete before it.
+        best.rename(run.adapter)
+        shutil.rmtree(run.candidates, ignore_errors=True)
+
+    main_only(keep)
     end_if_asked()
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch.distributed.launcher.api as elastic
 from tiny_runs import REPOSITORY, read_json, run_script, script_environment
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from embedllm.errors import PeerError
+from embedllm.invocation import Invocation
+from embedllm.launch import launch
 
 _TINY = ("debug=tiny", "trainer.max_steps=2", "evaluation.dev_every_n_steps=2")
 
@@ -91,6 +97,26 @@ def test_what_a_user_can_mend_is_said_once(tmp_path: Path) -> None:
     assert done.stderr.count("error:") == 1
     assert "nowhere.csv" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("code", "expected"), [(-9, 3), (-15, 3), (1, 1), (2, 2), (4, 4)])
+def test_the_first_process_that_fails_decides_the_exit_code(
+    code: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=code, error_file="none")
+
+    def fail(*_: object) -> None:
+        raise ChildFailedError("train.py", {1: failure})
+
+    monkeypatch.setattr(elastic, "elastic_launch", lambda *_: fail)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises((PeerError, SystemExit)) as caught:
+        launch("train", Invocation([], tmp_path), run_name="run", num_processes=2)
+    if isinstance(caught.value, PeerError):
+        assert f"rank 1 was ended by signal {-code}" in str(caught.value)
+        assert caught.value.exit_code == expected
+    else:
+        assert caught.value.code == expected
 
 
 def test_machines_need_a_launcher(tmp_path: Path) -> None:

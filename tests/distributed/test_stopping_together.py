@@ -1,13 +1,21 @@
-"""A job goes back into the queue only when all its processes stop in order, not after a crash."""
+"""Processes that end: in order, by a request to stop, or because one of them is lost."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
 
+import pytest
+import torch.distributed as dist
 from tiny_runs import REPOSITORY, script_environment
+
+from embedllm.distributed import joined
+from embedllm.errors import PeerError, PreemptedError
+from embedllm.preemption import stop_requests
 
 # In one group after another, what rank 0 is told when it is asked to stop where it is.
 _WORKER = """
@@ -43,7 +51,7 @@ def _free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-def test_only_when_all_stop() -> None:
+def test_a_job_goes_back_into_the_queue_only_when_all_stop() -> None:
     ports = [_free_port() for _ in range(3)]
     processes = [
         subprocess.Popen(
@@ -64,3 +72,41 @@ def test_only_when_all_stop() -> None:
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 1]
     assert json.loads(outputs[0]) == [True, True, False]
+
+
+def _be_one_of(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "WORLD_SIZE": world_size}
+    values |= {"LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": int(_free_port())}
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+def test_asked_to_stop_before_all_have_met(monkeypatch: pytest.MonkeyPatch) -> None:
+    _be_one_of(2, monkeypatch)
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with stop_requests(), pytest.raises(PreemptedError) as caught, joined(timeout_seconds=5):
+        pytest.fail("goes on")
+    # The one that is missing may have crashed, and would again.
+    assert not caught.value.may_requeue
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_one_is_lost_when_all_is_done(stops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lose() -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer [127.0.0.1]")
+
+    _be_one_of(1, monkeypatch)
+    monkeypatch.setattr(dist, "barrier", lose)
+    expected = PreemptedError if stops else PeerError
+    try:
+        with pytest.raises(expected) as caught, joined(timeout_seconds=5, even_alone=True):
+            if stops:
+                raise PreemptedError("stopped", is_agreed=True)
+    finally:
+        dist.destroy_process_group()
+    assert caught.value.exit_code == (75 if stops else 3)
+    # What all have agreed on holds.
+    assert not stops or caught.value.may_requeue

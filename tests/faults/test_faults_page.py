@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT, documented
-from tiny_runs import have_equal_weights, read_json, run_script
+from tiny_runs import RunHere, have_equal_weights, read_json, run_script
 
 RECORD = "benchmarks/results/faults/cpu.json"
 
@@ -19,16 +19,17 @@ def _run(command: str, *more: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow  # Kills are in test_kills.
-def test_the_same_command_goes_on(tmp_path: Path) -> None:
+def test_the_same_command_goes_on(run_here: RunHere, tmp_path: Path) -> None:
     command = "python train.py debug=tiny run_name=first"
     folder = (f"paths.output_dir={tmp_path}", "trainer.accelerator=cpu", "evaluation=none")
-    _run(command, *folder)
+    code, said = run_here(*documented(command)[1:], *folder)
+    assert code == 0, said
     run = tmp_path / "first"
     # As a kill behind the last checkpoint leaves it.
     (run / "adapter").rename(tmp_path / "whole")
     (run / "checkpoints" / "step-000008.ckpt").unlink()
-    said = _run(f"{command} trainer.on_nan=skip", *folder)
+    code, said = run_here(*documented(f"{command} trainer.on_nan=skip")[1:], *folder)
+    assert code == 0, said
     assert "resuming from" in said
     assert "step-000006.ckpt" in said
     assert have_equal_weights(run / "adapter", tmp_path / "whole")

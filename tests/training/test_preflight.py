@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_models import build_tiny_config
 from tiny_runs import read_json, tiny_config
 
+from embedllm.config import StrategyConfig, TrainConfig
 from embedllm.errors import ConfigError
 from embedllm.invocation import Invocation
 from embedllm.planning import hardware as hardware_module
+from embedllm.planning.answers import Choice, estimate_training
+from embedllm.planning.hardware import Hardware
+from embedllm.planning.planner import Candidate
 from embedllm.training import preflight
 from embedllm.training.command import run_train
+from embedllm.training.run_folder import RunFolder
 
 _Usage = namedtuple("_Usage", "total used free")
 
@@ -80,6 +87,75 @@ def test_what_others_hold_is_not_free(tmp_path: Path, monkeypatch: pytest.Monkey
     config = tiny_config(tmp_path, "model=opt-125m", "model.init=random", "model.tokenizer=bundled")
     with pytest.raises(ConfigError, match=r"there are 0\.0 free for each process"):
         preflight.settle(config, tmp_path / "run")
+
+
+Chooser = Callable[[str, str, int], None]
+
+
+@pytest.fixture(scope="module")
+def candidate(tmp_path_factory: pytest.TempPathFactory) -> Candidate:
+    """What a tiny training takes."""
+    hardware = preflight._this_machine(torch.device("cpu"), 1, is_measured=False)
+    return estimate_training(tiny_config(tmp_path_factory.mktemp("planned")), hardware)
+
+
+@pytest.fixture
+def choose(candidate: Candidate, monkeypatch: pytest.MonkeyPatch) -> Chooser:
+    """Lets the planner choose a strategy, a checkpointing and tokens in a pack."""
+    monkeypatch.setattr(preflight, "_this_machine", lambda *_, **__: None)
+    monkeypatch.setattr(preflight, "estimate_training", lambda *_: candidate)
+
+    def choose(strategy: str, checkpointing: str, tokens: int) -> None:
+        def answer(config: TrainConfig, _: Hardware) -> Choice:
+            trainer = replace(config.trainer, activation_checkpointing=checkpointing)
+            return Choice(StrategyConfig(strategy), trainer, tokens, candidate)
+
+        monkeypatch.setattr(preflight, "choose_strategy", answer)
+
+    return choose
+
+
+def _begin(config: TrainConfig, root: Path) -> None:
+    """Starts a run that gets as far as a checkpoint."""
+    with RunFolder(root).claimed(config, "checksum"):
+        (root / "checkpoints").mkdir()
+
+
+def test_auto_is_what_it_was_when_the_run_began(
+    tmp_path: Path, choose: Chooser, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "run"
+    auto = tiny_config(tmp_path, "strategy=auto")
+    choose("single", "packs", 300)
+    began = preflight.settle(auto, root)
+    _begin(began, root)
+    # Measured rates differ from start to start.
+    choose("ddp", "none", 200)
+    with caplog.at_level(logging.INFO):
+        again = preflight.settle(auto, root)
+    assert again == began
+    said = "strategy=auto is single with trainer.activation_checkpointing=packs and "
+    assert f"{said}data.tokens_per_pack=300, as this run began" in caplog.text
+    with RunFolder(root).claimed(again, "checksum"):
+        pass  # Is not refused.
+    # More to compute again, for a run that has no memory left.
+    trainer = replace(auto.trainer, activation_checkpointing="layers")
+    more = preflight.settle(replace(auto, trainer=trainer), root)
+    assert more.trainer.activation_checkpointing == "layers"
+
+
+def test_auto_chooses_anew_where_another_layout_is_wanted(
+    tmp_path: Path, choose: Chooser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "run"
+    auto = tiny_config(tmp_path, "strategy=auto", "data.tokens_per_pack=300")
+    choose("single", "packs", 300)
+    _begin(preflight.settle(auto, root), root)
+    choose("ddp", "none", 300)
+    assert preflight.settle(replace(auto, resume="adapt"), root).strategy.name == "ddp"
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert preflight.settle(auto, root).strategy.name == "ddp"
 
 
 def test_a_full_disk_is_found_before_the_first_checkpoint(

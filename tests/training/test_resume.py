@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,17 +149,52 @@ def test_killed_between_dev_scores(
     assert have_equal_weights(result.adapter, uninterrupted(*overrides) / "adapter")
 
 
+def _die_between_a_better_adapter_and_its_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *, scores_then: dict[int, float]
+) -> Path:
+    """Returns the candidates of a run that goes on with other scores from a checkpoint of step 7,
+    which calls the adapter of step 5 the best, though that of step 10 was found to be better."""
+    scores = {5: 80.10, 10: 80.12}
+    monkeypatch.setattr(DevScore, "_score", lambda self, step, total: scores[step])
+    with dying_at(11):
+        train_tiny(folder, *_SPARSE)
+    scores.update(scores_then)
+    candidates = folder / "run" / "candidates"
+    assert {p.name for p in candidates.iterdir()} == {"step-000005", "step-000010"}
+    return candidates
+
+
+_SPARSE = (*WITH_DEV_SCORES, "trainer.checkpoint_every_n_steps=7")
+
+
 def test_killed_between_a_better_adapter_and_its_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The better adapter has replaced the one that the newest checkpoint calls the best.
-    scores = {5: 1.0, 10: 2.0, 15: 0.5, 20: 0.0}
-    monkeypatch.setattr(DevScore, "_score", lambda self, step, total: scores[step])
-    overrides = (*WITH_DEV_SCORES, "trainer.checkpoint_every_n_steps=7")
-    with dying_at(11):
-        train_tiny(tmp_path, *overrides)
-    assert [p.name for p in (tmp_path / "run" / "candidates").iterdir()] == ["step-000010"]
-    result = train_tiny(tmp_path, *overrides)
+    worse = {15: 70.0, 20: 60.0}
+    _die_between_a_better_adapter_and_its_checkpoint(tmp_path, monkeypatch, scores_then=worse)
+    result = train_tiny(tmp_path, *_SPARSE)
     assert read_json(result.adapter / "embedllm.json")["training"]["step"] == 10
-    expected = train_tiny(tmp_path / "whole", *overrides)
+    expected = train_tiny(tmp_path / "whole", *_SPARSE)
     assert have_equal_weights(result.adapter, expected.adapter)
+
+
+@pytest.mark.parametrize(
+    ("is_best_there", "later_score", "expected"), [(True, 60, 5), (True, 90, 20), (False, 60, 10)]
+)
+def test_a_step_that_scores_otherwise_when_it_is_repeated(
+    is_best_there: bool,
+    later_score: float,
+    expected: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As on GPUs, whose steps are not repeated to the bit.
+    now = {10: 80.09, 15: 70.0, 20: later_score}
+    candidates = _die_between_a_better_adapter_and_its_checkpoint(
+        tmp_path, monkeypatch, scores_then=now
+    )
+    if not is_best_there:
+        shutil.rmtree(candidates / "step-000005")
+    result = train_tiny(tmp_path, *_SPARSE)
+    assert read_json(result.adapter / "embedllm.json")["training"]["step"] == expected
+    assert not candidates.exists()

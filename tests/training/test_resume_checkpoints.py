@@ -76,13 +76,17 @@ def test_leftovers_of_killed_writes_do_no_harm(
     interrupted: Path, uninterrupted: Callable[..., Path]
 ) -> None:
     run = interrupted / "run"
-    (run / "checkpoints" / ".step-000006.ckpt.a1b2c3").write_bytes(b"half a checkpoint")
+    unfinished = run / "checkpoints" / ".step-000006.ckpt.a1b2c3"
+    unfinished.write_bytes(b"half a checkpoint")
     (run / ".run.json.a1b2c3").write_bytes(b"{")
     leftover = run / "candidates" / ".step-000006.a1b2c3"
     leftover.mkdir(parents=True)
     (leftover / "adapter_model.safetensors").write_bytes(b"half an adapter")
     result = train_tiny(interrupted, "evaluation=none")
     assert have_equal_weights(result.adapter, uninterrupted("evaluation=none") / "adapter")
+    # Each kill would leave another one of the size of a checkpoint.
+    assert not unfinished.exists()
+    assert not leftover.exists()
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])

@@ -72,11 +72,7 @@ DevScore._score = dying
     ("patch", "leaves"),
     [
         pytest.param(_IN_CHECKPOINT_WRITE, "checkpoints/.step-000009.ckpt.*", id="checkpoint"),
-        pytest.param(
-            *(_IN_CANDIDATE_WRITE, "candidates/.step-000010.*"),
-            id="candidate",
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(_IN_CANDIDATE_WRITE, "candidates/.step-000010.*", id="candidate"),
         pytest.param(
             *(_IN_DEV_SCORE, "candidates/step-000005"), id="dev-score", marks=pytest.mark.slow
         ),

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torchmetrics import SpearmanCorrCoef
 
-from embedllm.distributed import main_only
+from embedllm.distributed import main_only, share_from_main
 from embedllm.errors import CheckpointError
 from embedllm.evaluation.tasks import PairTask
 from embedllm.log import get_logger
@@ -28,8 +28,9 @@ class DevScore(pl.Callback):
     """Every n steps and at the last one: Spearman on the dev task, best adapter saved.
 
     A tie goes to the later step (paper_method 3.5). Unlike the reference, the last step is
-    always a candidate. Each best adapter gets a folder of its own name before the previous one
-    is removed, so a kill at any moment leaves a complete one.
+    always a candidate. Each best adapter gets a folder of its own name, so a kill leaves a complete
+    one. That which the newest checkpoint calls the best stays beside it: a run that goes on from
+    there may score a later step otherwise, where steps are not repeated to the bit.
 
     Args:
         encoder: The encoder that is being trained.
@@ -55,6 +56,7 @@ class DevScore(pl.Callback):
         self._save = save
         self._metric = SpearmanCorrCoef()
         self._scored_step = -1
+        self._saved_step: int | None = None
         self.best_score: float | None = None
         self.best_step: int | None = None
 
@@ -71,6 +73,21 @@ class DevScore(pl.Callback):
                 f"the best adapter is not at {folder}; start the run under another run_name"
             )
         return folder
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forgets a best adapter that somebody took away, so that a later one is kept."""
+        if self.best_step is None:
+            return
+        folder = self._path(self.best_step)
+        if not share_from_main(main_only(folder.is_dir)):
+            _log.warning("the best adapter is not at %s; a later one takes its place", folder)
+            self.best_score = self.best_step = None
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Remembers which adapter the newest checkpoint calls the best."""
+        self._saved_step = self.best_step
 
     def on_train_batch_end(
         self,
@@ -123,12 +140,12 @@ class DevScore(pl.Callback):
     def _keep(self, step: int, value: float) -> None:
         self._save(self._path(step), step, value)
         self.best_score, self.best_step = value, step
-        main_only(partial(self._remove_others, self._path(step)))
+        named = {self._path(s) for s in (step, self._saved_step) if s is not None}
+        main_only(partial(self._remove_others, named))
 
-    def _remove_others(self, best: Path) -> None:
-        for other in self._folder.iterdir():
-            if other != best:
-                shutil.rmtree(other, ignore_errors=True)
+    def _remove_others(self, named: set[Path]) -> None:
+        for other in set(self._folder.iterdir()) - named:
+            shutil.rmtree(other, ignore_errors=True)
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:06d}"
@@ -144,5 +161,5 @@ class DevScore(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Sets the best score and step from a checkpoint."""
         self.best_score = state_dict["best_score"]
-        self.best_step = state_dict["best_step"]
+        self.best_step = self._saved_step = state_dict["best_step"]
         self._scored_step = state_dict["scored_step"]
