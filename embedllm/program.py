@@ -41,6 +41,11 @@ def as_called(text: str) -> str:
     return _WRITTEN.sub(lambda found: shown(found[1] or found[2]), text)
 
 
+def on_page(text: str) -> str:
+    """Returns a text `as_called`, for a page that others read: without the way to a checkout."""
+    return text if checkout() is not None else as_called(text)
+
+
 def arguments(name: str) -> list[str]:
     """Returns what the interpreter gets to run a command in another process."""
     if (console := _console_script()) is not None:

@@ -111,7 +111,7 @@ def read_run_state(folder: Path) -> RunState:
     return RunState(
         folder,
         status,
-        _read_overrides(folder / _HYDRA / "overrides.yaml"),
+        _by_key(read_overrides(folder) or []),
         manifest,
         _read(folder / "results" / "before.json"),
         after,
@@ -119,6 +119,23 @@ def read_run_state(folder: Path) -> RunState:
         cast("float | None", (_read(folder / _OUTCOME) or {}).get("seconds")),
         Failure(**failure) if failure and status == "failed" else None,
     )
+
+
+def read_overrides(folder: Path) -> list[str] | None:
+    """Returns what a run's command had behind the program's name; None when Hydra kept nothing.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = folder / _HYDRA / "overrides.yaml"
+    if not path.is_file():
+        return None
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return list(map(str, yaml.safe_load(path.read_text(encoding="utf-8")) or []))
+    except (ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{path} is damaged; delete the run folder to start anew") from error
 
 
 def find_runs(folder: Path) -> list[Path]:
@@ -245,14 +262,9 @@ def _read(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _read_overrides(path: Path) -> dict[str, str]:
-    """Returns Hydra's list of overrides by key; what is switched off (`~key`) is left out."""
-    if not path.is_file():
-        return {}
-    import yaml  # type: ignore[import-untyped]
-
-    items = yaml.safe_load(path.read_text(encoding="utf-8")) or []
-    pairs = (str(item).lstrip("+").partition("=") for item in items)
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    """Returns the values of overrides; what is switched off (`~key`) is left out."""
+    pairs = (override.lstrip("+").partition("=") for override in overrides)
     return {key: value for key, equals, value in pairs if equals}
 
 

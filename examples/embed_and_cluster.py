@@ -30,10 +30,13 @@ def read_texts(folder: Path) -> dict[str, str]:
 
 
 def cluster(vectors: np.ndarray, number: int | None) -> KMeans:
-    """Returns the groups of unit vectors [N, D]: so many, or the number that separates best."""
+    """Returns groups of unit vectors [N, D]: so many, or the number that separates best."""
     if number is not None:
         return KMeans(number, n_init=10, random_state=0).fit(vectors)
-    most = min(MAX_CLUSTERS, len(vectors) - 1)
+    # Texts may differ and their vectors not, where they are cut at the model's longest text.
+    most = min(MAX_CLUSTERS, len(vectors) - 1, len(np.unique(vectors, axis=0)))
+    if most < 2:
+        return KMeans(1, random_state=0).fit(vectors)
     tried = [KMeans(k, n_init=10, random_state=0).fit(vectors) for k in range(2, most + 1)]
     return max(tried, key=lambda found: silhouette_score(vectors, found.labels_))
 
@@ -47,15 +50,21 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=3, help="texts to print of each group")
     arguments = parser.parse_args()
 
+    if arguments.clusters is not None and arguments.clusters < 1:
+        sys.exit(f"error: --clusters {arguments.clusters} must be at least 1")
     texts = read_texts(arguments.folder)
-    if len(texts) < max(3, arguments.clusters or 0):
-        sys.exit(f"error: {arguments.folder} has {len(texts)} texts (*.txt); that is too few")
+    number = len(set(texts.values()))
+    if number < max(3, arguments.clusters or 0):
+        found = f"{len(texts)} texts (*.txt), {number} of them different"
+        sys.exit(f"error: {arguments.folder} has {found}; that is too few")
     encoder = SentenceEncoder.load(arguments.model)
     names = list(texts)
     vectors = encoder.encode(list(texts.values()), normalize=True)
-    # What all texts share says nothing about how they differ.
-    vectors = vectors - vectors.mean(axis=0)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    # What all texts share says nothing about how they differ; nor do rounding errors, which a
+    # vector that is the mean itself would be made of.
+    vectors = (vectors - vectors.mean(axis=0)).round(6)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors /= np.where(norms > 0, norms, 1)
     found = cluster(vectors, arguments.clusters)
 
     for label, center in enumerate(found.cluster_centers_):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,25 +19,23 @@ FINETUNE = "python examples/finetune_on_pairs.py examples/pairs.csv"
 TINY = ("--model", "tiny")
 
 
-def _ended(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Runs a command of the pages in a folder; paths in it are those of the repository."""
-    words = [str(ROOT / w) if w.startswith("examples/") else w for w in command.split()[1:]]
+def _environment() -> dict[str, str]:
     path = script_environment().get("PYTHONPATH")
-    environment = script_environment(PYTHONPATH=f"{ROOT}:{path}" if path else str(ROOT))
-    return subprocess.run(
-        [sys.executable, *words, *more],
+    return script_environment(PYTHONPATH=f"{ROOT}:{path}" if path else str(ROOT))
+
+
+def _run(command: list[str], folder: Path) -> str:
+    """Runs a documented command in a folder; paths in it are those of the repository."""
+    words = [str(ROOT / w) if w.startswith("examples/") else w for w in command[1:]]
+    ended = subprocess.run(
+        [sys.executable, *words],
         cwd=folder,
-        env=environment,
+        env=_environment(),
         capture_output=True,
         text=True,
         check=False,
         timeout=1100,
     )
-
-
-def _run(command: list[str], folder: Path, *more: str) -> str:
-    """Runs a documented command that has to work."""
-    ended = _ended(" ".join(command), folder, *more)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return ended.stdout
 
@@ -47,48 +46,142 @@ def _members(printed: str) -> list[Counter[str]]:
     return [Counter(re.findall(r"^  (\w+)-\d\.txt", part, re.MULTILINE)) for part in parts]
 
 
-def test_clusters_are_printed_with_central_texts(tmp_path: Path) -> None:
-    command = documented(CLUSTER, page="docs/examples/cluster.md")
-    printed = _run(command, tmp_path, *TINY, "--show", "24")
-    groups = _members(printed)
+def _call(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int | str | None:
+    """Runs an example in this process and returns what it left with: a code or a message."""
+    script, *words = [str(ROOT / w) if w.startswith("examples/") else w for w in command.split()]
+    monkeypatch.chdir(folder)
+    # For the training, which is a process of its own.
+    for name, value in _environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as ended:
+        return ended.code
+    return 0
+
+
+def test_clusters_are_printed_with_central_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, *words = documented(CLUSTER, page="docs/examples/cluster.md")
+    assert _call(" ".join([*words, *TINY, "--show 24"]), tmp_path, monkeypatch) == 0
+    groups = _members(capsys.readouterr().out)
     assert len(groups) == 4
     assert sum(groups, Counter()) == dict.fromkeys(("garden", "kitchen", "money", "space"), 6)
 
 
-MISTAKES = {
-    "a folder with one text": ("embed_and_cluster.py folder", "has 1 texts"),
-    "no folder": ("embed_and_cluster.py nowhere", "nowhere has 0 texts"),
-    "no such model": ("embed_and_cluster.py examples/texts --model smollm3", "smollm3"),
-    "no file": ("finetune_on_pairs.py nowhere.csv", "No such file or directory: 'nowhere.csv'"),
-    "other columns": ("finetune_on_pairs.py other.csv", "columns anchor, positive"),
-    "another encoding": ("finetune_on_pairs.py latin.csv", "'utf-8' codec can't decode"),
-    "a key that is none": ("finetune_on_pairs.py examples/pairs.csv --model tiny trainer.x=1", "x"),
+def _write_texts(folder: Path, *texts: str) -> None:
+    folder.mkdir()
+    for number, text in enumerate(texts):
+        (folder / f"{number}.txt").write_text(text, encoding="utf-8")
+
+
+CLUSTER_MISTAKES = {
+    "one": "one has 1 texts (*.txt), 1 of them different; that is too few",
+    "same": "same has 4 texts (*.txt), 1 of them different; that is too few",
+    "nowhere": "nowhere has 0 texts",
+    "examples/texts --clusters 0": "--clusters 0 must be at least 1",
+    "examples/texts --clusters -1": "--clusters -1 must be at least 1",
+    "examples/texts --clusters 25": "has 24 texts",
+    "examples/texts --model smollm3": "smollm3",
 }
 
 
+@pytest.mark.parametrize("arguments", CLUSTER_MISTAKES)
+def test_mistakes_in_clustering_are_one_message(
+    arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_texts(tmp_path / "one", "A text.")
+    _write_texts(tmp_path / "same", *["A text."] * 4)
+    said = _call(f"examples/embed_and_cluster.py {arguments}", tmp_path, monkeypatch)
+    assert isinstance(said, str)
+    assert said.startswith("error: ")
+    assert CLUSTER_MISTAKES[arguments] in said
+
+
 @pytest.mark.parametrize(
-    "mistake",
+    ("texts", "groups"),
     [
-        pytest.param(name, marks=pytest.mark.slow) if "encoding" in name or "key" in name else name
-        for name in MISTAKES
+        (["A dog.", "A dog.", "Rain falls.", "Banks lend money."], {2, 3}),
+        # Cut where they begin to differ.
+        ([f"{'A dog runs. ' * 200}{n}" for n in range(4)], {1}),
     ],
 )
-def test_mistakes_are_said_without_traceback(mistake: str, tmp_path: Path) -> None:
-    command, said = MISTAKES[mistake]
-    (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "one.txt").write_text("A text.", encoding="utf-8")
+def test_equal_texts_are_clustered(
+    texts: list[str],
+    groups: set[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _write_texts(tmp_path / "folder", *texts)
+    command = "examples/embed_and_cluster.py folder --model tiny"
+    assert _call(command, tmp_path, monkeypatch) == 0
+    assert len(re.findall(r"^cluster \d+: ", capsys.readouterr().out, re.MULTILINE)) in groups
+    assert _call(f"{command} --clusters 1", tmp_path, monkeypatch) == 0
+    assert "cluster 1: 4 texts" in capsys.readouterr().out
+
+
+PAIRS_MISTAKES = {
+    "nowhere.csv": "No such file or directory: 'nowhere.csv'",
+    "other.csv": "columns anchor, positive",
+    "latin.csv": "'utf-8' codec can't decode",
+}
+
+
+@pytest.mark.parametrize("file", PAIRS_MISTAKES)
+def test_mistakes_in_pairs_are_one_message(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "other.csv").write_text("question,answer\n" + "a,b\n" * 20, encoding="utf-8")
     (tmp_path / "latin.csv").write_text("anchor,positive\n" + "é,b\n" * 20, encoding="latin-1")
-    ended = _ended(f"python examples/{command}", tmp_path)
-    assert ended.returncode in (1, 2)
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
+    said = _call(f"examples/finetune_on_pairs.py {file}", tmp_path, monkeypatch)
+    assert isinstance(said, str)
+    assert said.startswith("error: ")
+    assert PAIRS_MISTAKES[file] in said
+    assert not (tmp_path / "outputs").exists()
 
 
-def test_pairs_are_held_out_trained_and_scored(tmp_path: Path) -> None:
-    command = documented(FINETUNE, page="docs/examples/finetune.md")
+def test_a_key_that_is_none_is_said_by_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # A name that has to be quoted.
+    rows = "".join(f"a {n},b {n}\n" for n in range(20))
+    (tmp_path / "my(1).csv").write_text(f"anchor,positive\n{rows}", encoding="utf-8")
+    command = "examples/finetune_on_pairs.py my(1).csv --model tiny trainer.x=1"
+    assert _call(command, tmp_path, monkeypatch) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert "trainer.x" in said
+    assert (tmp_path / "outputs" / "my(1)" / "train.csv").is_file()
+
+
+def test_a_run_on_other_pairs_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "".join(f"a {n},b {n}\n" for n in range(20))
+    (tmp_path / "my.csv").write_text(f"anchor,positive\n{rows}", encoding="utf-8")
+    run = tmp_path / "outputs" / "my"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    for content in (None, "anchor,positive\nof,old\n"):
+        if content is not None:
+            (run / "train.csv").write_text(content)
+        said = _call("examples/finetune_on_pairs.py my.csv", tmp_path, monkeypatch)
+        assert said == (
+            "error: outputs/my is a run on other pairs; name another folder with --output"
+        )
+    assert (run / "train.csv").read_text() == content
+
+
+def test_pairs_are_held_out_trained_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, *words = documented(FINETUNE, page="docs/examples/finetune.md")
     short = ("trainer.max_steps=2", "trainer.accelerator=cpu")
-    printed = _run(command, tmp_path, *TINY, *short)
+    assert _call(" ".join([*words, *TINY, *short]), tmp_path, monkeypatch) == 0
+    printed = capsys.readouterr().out
     assert "held-out pairs: 48" in printed
     assert len(re.findall(r"positive found first, (?:before|after): +\d+%", printed)) == 2
     folder = tmp_path / "outputs" / "pairs"

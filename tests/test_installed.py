@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from documents import documented
 from tiny_runs import REPOSITORY, read_json, script_environment
 
 TAGGED = "7.8.9"
@@ -99,11 +100,10 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     # The libraries of this environment. Its own .pth files, which lead to the checkout, are not
     # read there.
     (packages / "libraries.pth").write_text(sysconfig.get_path("purelib"))
-    pip = [sys.executable, "-m", "pip", "--python", str(environment / "bin" / "python")]
-    subprocess.run(
-        [*pip, "install", "--quiet", "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
-        check=True,
-    )
+    pip, install, _ = documented("pip install embedllm-*.whl", page="docs/index.md")
+    words = [sys.executable, "-m", pip, "--python", str(environment / "bin" / "python"), install]
+    alone = ("--quiet", "--no-deps", "--no-index", "--ignore-installed")
+    subprocess.run([*words, *alone, str(wheel)], check=True)
     return Installed(wheel, environment)
 
 

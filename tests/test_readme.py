@@ -21,7 +21,11 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def _commands() -> list[str]:
     commands = []
     for page in [*PAGES, *sorted((ROOT / "conf").rglob("*.yaml"))]:
-        for line in page.read_text(encoding="utf-8").splitlines():
+        content = page.read_text(encoding="utf-8")
+        if page.suffix == ".md":
+            # Long ones go on in a second line.
+            content = re.sub(r"\\\n *", "", content)
+        for line in content.splitlines():
             text = line.strip().removeprefix("# ").rstrip("\\").strip()
             text = re.sub(r"^(\w+=\S+ )+(?=python )", "", text)
             text = re.sub(r"^(torchrun( --\S+ \d+)*|srun python) (?=\w+\.py)", "python ", text)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from chromium import needs_chromium, open_page
+from documents import documented
 
 from embedllm import config as classes
 from embedllm.config import TrainConfig
@@ -135,8 +136,8 @@ def test_search_finds_a_key(address: str) -> None:
 
 
 def test_pictures_are_those_of_the_records(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks" / "draw_concepts.py"
-    subprocess.run([sys.executable, str(script), "--output", str(tmp_path)], check=True)
+    _, script = documented("python benchmarks/draw_concepts.py", page="docs/concepts.md")
+    subprocess.run([sys.executable, ROOT / script, "--output", str(tmp_path)], check=True)
     made = sorted(tmp_path.glob("*.svg"))
     assert len(made) == 3
     for picture in made:

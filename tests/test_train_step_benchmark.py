@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from documents import documented
 from tiny_runs import read_json, run_script, script_environment
 
+COMMAND = "EMBEDLLM_DATA_DIR=/data python benchmarks/train_step.py"
 CONTESTANTS = {"embedllm", "sentence-transformers", "sentence-transformers cached", "plain loop"}
 TINY = ("--model", "tiny", "--triplets", "4", "--repeats", "1", "--threads", "1")
 ENVIRONMENT = script_environment(EMBEDLLM_DATA_DIR=None)
@@ -31,9 +33,9 @@ sys.exit(train_step.main())
 def test_all_contestants_train_the_same(tmp_path: Path) -> None:
     pytest.importorskip("sentence_transformers")
     output = tmp_path / "record.json"
-    done = run_script(
-        "benchmarks/train_step.py", *TINY, "--output", str(output), environment=ENVIRONMENT
-    )
+    _, python, script = documented(COMMAND, page="docs/speed.md")
+    assert python == "python"
+    done = run_script(script, *TINY, "--output", str(output), environment=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     record = read_json(output)
     assert record["is_equal"] is True

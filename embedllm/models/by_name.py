@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from embedllm import program
 from embedllm.config import ModelConfig, PromptConfig
 from embedllm.config.options import default_cache_dir, option_names, read_option
 from embedllm.errors import AdapterError, ConfigError
@@ -101,7 +102,8 @@ def _find_described(path_or_name: str | Path, revision: str | None) -> Path | No
     if (folder / "adapter_config.json").is_file():
         raise AdapterError(
             f"{folder} holds a peft adapter without {DESCRIPTION_FILE}, so its prompt and pooling "
-            "are not known; allowed: a folder that train.py or `python -m embedllm export` wrote"
+            f"are not known; allowed: a folder that `{program.shown('train')}` or "
+            f"`{program.shown('export')}` wrote"
         )
     return None
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import math
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from embedllm.errors import ResultError
+from embedllm.errors import CheckpointError, ResultError
 from embedllm.log import get_logger
+from embedllm.run_state import read_overrides
 
 _DEV: Final = "dev/"
 _LOSS: Final = "train/loss"
@@ -37,12 +39,14 @@ class LearningCurve:
         loss: Loss by optimizer step.
         accuracy: In-batch accuracy by step, 0 to 1.
         dev: Score by step of every dev task.
+        command: What was called, None where the run's folder does not say.
     """
 
     name: str
     loss: Mapping[int, float]
     accuracy: Mapping[int, float]
     dev: Mapping[str, Mapping[int, float]]
+    command: str | None = None
 
 
 def read_learning_curves(folder: Path, *, strict: bool) -> tuple[LearningCurve, ...]:
@@ -64,8 +68,8 @@ def read_learning_curves(folder: Path, *, strict: bool) -> tuple[LearningCurve, 
     curves, faults = [], []
     for name, paths in sorted(parts.items()):
         try:
-            curve = _merge(name, sorted(paths, key=_start_of))
-        except (OSError, ValueError, csv.Error) as error:
+            curve = _merge(name, sorted(paths, key=_start_of), folder / name)
+        except (OSError, ValueError, csv.Error, CheckpointError) as error:
             faults.append(f"{name}: {error}")
         else:
             curves.append(curve)
@@ -89,14 +93,20 @@ def _start_of(path: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def _merge(name: str, paths: list[Path]) -> LearningCurve:
+def _merge(name: str, paths: list[Path], run: Path) -> LearningCurve:
     columns: dict[str, dict[int, float]] = {}
     for path in paths:
         for step, column, value in _read(path):
             columns.setdefault(column, {})[step] = value
     ordered = {column: dict(sorted(values.items())) for column, values in columns.items()}
     dev = {c.removeprefix(_DEV): v for c, v in sorted(ordered.items()) if c.startswith(_DEV)}
-    return LearningCurve(name, ordered.get(_LOSS, {}), ordered.get(_ACCURACY, {}), dev)
+    losses, accuracies = ordered.get(_LOSS, {}), ordered.get(_ACCURACY, {})
+    return LearningCurve(name, losses, accuracies, dev, _command_of(run))
+
+
+def _command_of(run: Path) -> str | None:
+    overrides = read_overrides(run)
+    return None if overrides is None else shlex.join(["python", "train.py", *overrides])
 
 
 def _read(path: Path) -> Iterator[tuple[int, str, float]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
+from embedllm.program import on_page
 from embedllm.report.cells import MARK
 from embedllm.report.geometry_section import geometry_blocks
 from embedllm.report.markdown import escape, link
@@ -51,7 +52,7 @@ def _introduction(report: ReportRows, published: Published, store: str) -> Itera
         f"What the results store holds, beside the published numbers of PromptEOL ({paper}, "
         f"{escape(published.paper_authors)}) and of later papers. The page is made by"
     )
-    yield f"```bash\npython -m embedllm report{place}\n```"
+    yield f"```bash\n{on_page('python -m embedllm report')}{place}\n```"
     yield (
         f"from {len(report.runs) + len(report.unused)} results and from the file of published "
         "numbers that comes with the package. Nothing in it is typed by hand."

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC
 from typing import Any, Final
 
+from embedllm.program import on_page
 from embedllm.report.markdown import code, escape
 from embedllm.report.rows import ReportRows, Run
 from embedllm.report.settings import shorten_adapter
@@ -57,7 +58,7 @@ def _describe_command(command: list[str]) -> str:
     if not command:
         return "called from Python"
     is_script = command[0].endswith(".py")
-    return code(shlex.join([*(["python"] if is_script else []), *command]))
+    return code(on_page(shlex.join([*(["python"] if is_script else []), *command])))
 
 
 def _describe_seconds(record: dict[str, Any]) -> str:

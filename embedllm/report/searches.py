@@ -14,6 +14,7 @@ from jsonschema import Draft202012Validator
 
 from embedllm.errors import ResultError
 from embedllm.log import get_logger
+from embedllm.program import on_page
 from embedllm.report.cells import title_of
 from embedllm.report.markdown import code, escape
 from embedllm.report.rankings import Candidate, read_ranking
@@ -136,7 +137,7 @@ def _describe(search: StoredSearch) -> Iterator[str]:
         yield _describe_agreement(agreement)
     revision = summary["git_revision"]
     yield (
-        f"{code(summary['command'])}; git {escape(revision or 'unknown')}; finished "
+        f"{code(on_page(summary['command']))}; git {escape(revision or 'unknown')}; finished "
         f"{escape(summary['finished'])}; {escape(search.path.name)}."
     )
 

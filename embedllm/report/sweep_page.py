@@ -11,6 +11,7 @@ from embedllm.config import ReportConfig
 from embedllm.errors import ResultError
 from embedllm.files import write_atomically
 from embedllm.log import get_logger
+from embedllm.program import on_page
 from embedllm.progress import format_seconds
 from embedllm.report.markdown import MISSING, code, escape, table
 from embedllm.report.published import load_published
@@ -76,7 +77,7 @@ def _introduction(sweep: Sweep) -> Iterator[str]:
     varied = ", ".join(code(key) for key in sweep.keys) or "nothing"
     yield f"{number}: {', '.join(parts)}. Varied: {varied}."
     command = shlex.join(["python", "-m", "embedllm", "report", f"sweep={sweep.name}"])
-    yield f"```bash\n{command}\n```"
+    yield f"```bash\n{on_page(command)}\n```"
 
 
 def _run_table(sweep: Sweep) -> Iterator[str]:

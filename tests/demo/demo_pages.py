@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from documents import documented
 from playwright.sync_api import Locator, Page
 from tiny_runs import REPOSITORY, heed_ctrl_c, script_environment
 
@@ -23,8 +24,9 @@ class Demo:
 @contextmanager
 def running_demo(*arguments: str) -> Iterator[Demo]:
     """Starts `python -m embedllm demo` on a free port; ends it afterwards."""
+    _, *words = documented("python -m embedllm demo", page="docs/demo.md")
     process = subprocess.Popen(
-        [sys.executable, "-m", "embedllm", "demo", "port=0", *arguments],
+        [sys.executable, *words, "port=0", *arguments],
         cwd=REPOSITORY,
         # The library behaves differently where it finds itself in a test.
         env=script_environment(PYTEST_CURRENT_TEST=None),

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch.distributed.launcher.api as elastic
+from documents import documented
 from tiny_runs import REPOSITORY, read_json, run_script, script_environment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
@@ -20,6 +21,7 @@ from embedllm.errors import PeerError
 from embedllm.invocation import Invocation
 from embedllm.launch import launch
 
+PAGE = "README.md"
 _TINY = ("debug=tiny", "trainer.max_steps=2", "evaluation.dev_every_n_steps=2")
 
 
@@ -28,11 +30,11 @@ def _runs(output_dir: Path) -> list[Path]:
 
 
 def test_the_configuration_asks_for_two(tmp_path: Path) -> None:
-    done = run_script(
-        "train.py", *_TINY, "strategy=ddp", "trainer.devices=2", f"paths.output_dir={tmp_path}"
-    )
+    _, *words = documented("python train.py strategy=ddp trainer.devices=2 run_name=two", page=PAGE)
+    done = run_script(*words, *_TINY, f"paths.output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     [run] = _runs(tmp_path)
+    assert run.name == "two"
     assert (run / "adapter" / "adapter_model.safetensors").is_file()
     assert done.stdout.count("adapter:") == 1
     assert done.stderr.count("prompt in use") == 1
@@ -42,11 +44,12 @@ def test_the_configuration_asks_for_two(tmp_path: Path) -> None:
 
 
 def test_torchrun_as_the_readme_says(tmp_path: Path) -> None:
+    _, *words = documented(
+        "torchrun --nproc-per-node 2 train.py strategy=deepspeed_zero3", page=PAGE
+    )
     # Without a run_name: all ranks have to find the same one.
     done = run_script(
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "train.py"),
-        *_TINY,
-        "strategy=deepspeed_zero3",
+        *("-m", "torch.distributed.run", "--standalone", *words, *_TINY),
         f"paths.output_dir={tmp_path}",
         f"paths.results_dir={tmp_path}/store",
     )

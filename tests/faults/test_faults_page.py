@@ -20,15 +20,15 @@ def _run(command: str, *more: str) -> str:
 
 
 def test_the_same_command_goes_on(run_here: RunHere, tmp_path: Path) -> None:
-    command = "python train.py debug=tiny run_name=first"
     folder = (f"paths.output_dir={tmp_path}", "trainer.accelerator=cpu", "evaluation=none")
-    code, said = run_here(*documented(command)[1:], *folder)
+    code, said = run_here(*documented("python train.py debug=tiny run_name=first")[1:], *folder)
     assert code == 0, said
     run = tmp_path / "first"
     # As a kill behind the last checkpoint leaves it.
     (run / "adapter").rename(tmp_path / "whole")
     (run / "checkpoints" / "step-000008.ckpt").unlink()
-    code, said = run_here(*documented(f"{command} trainer.on_nan=skip")[1:], *folder)
+    skipping = documented("python train.py debug=tiny run_name=first trainer.on_nan=skip")
+    code, said = run_here(*skipping[1:], *folder)
     assert code == 0, said
     assert "resuming from" in said
     assert "step-000006.ckpt" in said
@@ -36,7 +36,7 @@ def test_the_same_command_goes_on(run_here: RunHere, tmp_path: Path) -> None:
 
 
 def test_the_table_is_that_of_the_record() -> None:
-    said = _run(f"python benchmarks/faults_table.py {RECORD}")
+    said = _run("python benchmarks/faults_table.py benchmarks/results/faults/cpu.json")
     rows = [line for line in said.splitlines() if line.startswith("|")]
     assert len(rows) > 10
     page = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
@@ -54,7 +54,8 @@ def test_nothing_was_lost_in_the_record() -> None:
     ("command", "test"),
     [
         (
-            f'python -m pytest tests/faults -m "slow or not slow" --faults-record {RECORD}',
+            'python -m pytest tests/faults -m "slow or not slow" --faults-record '
+            "benchmarks/results/faults/cpu.json",
             "test_five_kills_of_one_of_two_ranks",
         ),
         ("python -m pytest -m slow tests/faults/test_soak.py", "test_500_steps_with_kills"),

@@ -20,12 +20,13 @@ from embedllm.report.rows import build_rows
 from embedllm.report.searches import StoredSearch
 from embedllm.results import StoredResult
 
-_STORE = "paths.results_dir=benchmarks/results/store"
-
 
 def write_kept_page(folder: Path) -> Path:
     """Runs the documented command and returns the page of the results that come with the code."""
-    command = f"python -m embedllm report {_STORE} runs=benchmarks/results"
+    command = (
+        "python -m embedllm report paths.results_dir=benchmarks/results/store "
+        "runs=benchmarks/results"
+    )
     words = documented(command, page="docs/report.md")
     page = folder / "report.html"
     with contextlib.chdir(REPOSITORY), restored_logging():

@@ -35,14 +35,12 @@ def four_methods(scores: dict[str, float], **changes: Any) -> list[StoredResult]
 
 
 def visible(text: str) -> str:
-    """Returns the page of these results."""
-    """The text as a reader sees it: on one line, without what cannot be seen."""
+    """Returns a text as a reader sees it: on one line, without what cannot be seen."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "-"
 
 
 def text_of(token: Token) -> str:
-    """Returns the page of these results."""
-    """The text that a Markdown reader shows for an inline token."""
+    """Returns the text that a Markdown reader shows for an inline token."""
     return "".join(child.content for child in token.children or ())
 
 

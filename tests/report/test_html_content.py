@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import util
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from chromium import needs_chromium, open_page
 from documents import documented
 from html_pages import make_content, make_html
 from hydra import compose, initialize_config_dir
+from report_pages import make_page
 from report_records import (
     DEV,
     PROMPT,
@@ -25,7 +27,7 @@ from report_records import (
 from stored_results import make_task
 from tiny_runs import REPOSITORY, restored_logging
 
-from embedllm import cli
+from embedllm import cli, program
 from embedllm.entry import CONF_DIR, register
 from embedllm.errors import ConfigError, ResultError
 from embedllm.report.html.demonstrations import demonstrations_section
@@ -33,7 +35,7 @@ from embedllm.report.html.geometry import geometry_section
 from embedllm.report.html.libraries import check_libraries
 from embedllm.report.html.prompts import prompts_section
 from embedllm.report.html.scaling import scaling_section
-from embedllm.report.learning_curves import LearningCurve, read_learning_curves
+from embedllm.report.learning_curves import LearningCurve
 from embedllm.report.measurements import Measurements, read_measurements
 from embedllm.report.rankings import Candidate
 from embedllm.report.searches import StoredSearch, read_searches
@@ -122,6 +124,19 @@ def _check_command(command: str) -> None:
     register()
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         compose(name, overrides=overrides)
+
+
+def test_commands_are_those_of_the_installed_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = store_result({DEV: 60.0}, command=["evaluate.py", "run_name=mine"])
+    search = StoredSearch(Path("s.json"), make_summary(), ())
+    in_checkout = re.compile(r"python ((train|evaluate)\.py|-m embedllm)")
+    pages = [make_page(result, searches=(search,)), make_html(result, searches=(search,))]
+    assert all(in_checkout.search(page) for page in pages)
+    monkeypatch.setattr(program, "checkout", lambda: None)
+    monkeypatch.setattr(program, "_console_script", lambda: Path("/usr/bin/embedllm"))
+    for page in (make_page(result, searches=(search,)), make_html(result, searches=(search,))):
+        assert not in_checkout.search(page)
+        assert "embedllm evaluate run_name=mine" in page
 
 
 def test_equal_content_gives_equal_pages() -> None:
@@ -230,43 +245,6 @@ def test_a_damaged_ranking_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ResultError, match=r"one\.json: (?s:.*)strict=false leaves"):
         read_searches(_search_folder(tmp_path, text), strict=True)
     assert read_searches(tmp_path, strict=False) == []
-
-
-# --- Learning curves ----------------------------------------------------------------------------
-
-
-def _write_metrics(path: Path, *rows: str) -> None:
-    path.parent.mkdir(parents=True)
-    header = "dev/sample-dev,step,train/in_batch_accuracy,train/loss"
-    path.write_text("\n".join([header, *rows, ""]))
-
-
-def test_curves_of_runs_sweeps_records_and_resumed_runs(tmp_path: Path) -> None:
-    _write_metrics(tmp_path / "kept" / "metrics.csv", ",1,0.5,3.0", "60.5,1,,")
-    for version, loss in ((0, 2.0), (9, 1.5), (10, 1.0)):
-        path = tmp_path / "run" / "logs" / f"version_{version}" / "metrics.csv"
-        _write_metrics(path, f",4,0.5,{loss}", f",{version + 5},0.5,0.9")
-    _write_metrics(tmp_path / "sweep" / "a" / "logs" / "version_0" / "metrics.csv", ",1,,nan")
-    _write_metrics(tmp_path / "sweep" / "b" / "logs" / "version_0" / "metrics.csv", ",1,0.1,2.5")
-    assert read_learning_curves(tmp_path, strict=True) == (
-        LearningCurve("kept", {1: 3.0}, {1: 0.5}, {"sample-dev": {1: 60.5}}),
-        # Step 4 was made three times; the tenth restart comes behind the ninth.
-        LearningCurve(
-            "run", {4: 1.0, 5: 0.9, 14: 0.9, 15: 0.9}, {4: 0.5, 5: 0.5, 14: 0.5, 15: 0.5}, {}
-        ),
-        LearningCurve("sweep/b", {1: 2.5}, {1: 0.1}, {}),
-    )
-    assert read_learning_curves(tmp_path / "nowhere", strict=True) == ()
-
-
-def test_a_damaged_curve(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    _write_metrics(tmp_path / "bad" / "metrics.csv", ",one,0.5,3.0")
-    _write_metrics(tmp_path / "good" / "metrics.csv", ",1,0.5,3.0")
-    with pytest.raises(ResultError, match=r"bad: .*\nruns=.*strict=false"):
-        read_learning_curves(tmp_path, strict=True)
-    [curve] = read_learning_curves(tmp_path, strict=False)
-    assert curve.name == "good"
-    assert "left out 1 learning curves" in caplog.text
 
 
 # --- Measurements -------------------------------------------------------------------------------

@@ -128,12 +128,18 @@ def _count(users: Path) -> int:
 
 def call_script(action: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs `slurm/local-cluster.sh ACTION` as the documentation does."""
-    command = f"sudo slurm/local-cluster.sh {action}"
-    # What `start` prints is for the shell.
-    shown = f'eval "$({command})"' if action == "start" else command
-    assert command in " ".join(documented(shown))
+    shown = (
+        "sudo slurm/local-cluster.sh install",
+        # What it prints is for the shell.
+        'eval "$(sudo slurm/local-cluster.sh start)"',
+        "sudo slurm/local-cluster.sh status",
+        "sudo slurm/local-cluster.sh stop",
+    )
+    command = f"slurm/local-cluster.sh {action}"
+    [words] = [documented(text) for text in shown if command in text]
+    assert f"sudo {command}" in " ".join(words)
     return subprocess.run(
-        command.split()[1:],
+        command.split(),
         cwd=REPOSITORY,
         env=environment,
         capture_output=True,

@@ -15,14 +15,15 @@ from tiny_runs import REPOSITORY, compose_train, read_json
 from wandb import wandb_agent
 from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
+COMMAND = "wandb sweep conf/sweep/wandb.yaml"
 TWO_RANKS = ("strategy=ddp", "trainer.devices=2")
 TINY = ("model=tiny", "data=sample", "evaluation=sample", "data.max_examples=32")
 TINY += ("data.global_batch_size=8", "trainer.max_steps=2", "trainer.accelerator=cpu")
 
 
-def _sweep() -> dict[str, Any]:
+def _sweep(shown: str) -> dict[str, Any]:
     """Returns the file that the documented `wandb sweep FILE` reads, as it reads it."""
-    program, command, file = documented("wandb sweep conf/sweep/wandb.yaml")
+    program, command, file = documented(shown)
     assert (program, command) == ("wandb", "sweep")
     config = load_sweep_config(str(REPOSITORY / file))
     assert config is not None
@@ -30,7 +31,7 @@ def _sweep() -> dict[str, Any]:
 
 
 def test_the_file_is_a_sweep_of_keys_that_exist() -> None:
-    config = _sweep()
+    config = _sweep(COMMAND)
     assert config["method"] in ("bayes", "random", "grid")
     assert config["metric"] == {"name": "objective", "goal": "maximize"}
     first, last = [], []
@@ -64,7 +65,7 @@ def test_an_agent_starts_one_run_of_two_processes(
             started.update(arguments)
 
     monkeypatch.setattr(wandb_agent, "AgentProcess", Process)
-    config = _sweep()
+    config = _sweep(COMMAND)
     agent = wandb_agent.Agent(api=None, queue=None, sweep_id="sweep123")
     agent._sweep_command = config["command"]
     chosen = {"trainer.learning_rate": {"value": 0.0003}, "adapter.options.r": {"value": 8}}

@@ -119,9 +119,8 @@ def test_no_secret_is_in_any_file(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_ranks_are_one_run_and_jobs_of_a_sweep_are_several(tmp_path: Path) -> None:
-    command = "python train.py sweep=seeds experiment=smollm2-nli logger=wandb"
     done = run_sweep(
-        f"{command} logger.save_adapter=true",
+        "python train.py sweep=seeds experiment=smollm2-nli logger=wandb logger.save_adapter=true",
         tmp_path,
         *("seed=1,2", "strategy=ddp", "trainer.devices=2"),
     )

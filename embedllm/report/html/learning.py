@@ -57,10 +57,15 @@ def _num_points(curve: LearningCurve) -> int:
 
 
 def _commands(content: PageContent, curves: Sequence[LearningCurve]) -> tuple[str, ...]:
-    """Returns the commands of the runs whose scores are in the store."""
-    names = {curve.name.rpartition("/")[2] for curve in curves}
-    found = [command_of(r) for r in content.tables.report.runs if r.result.run_name in names]
-    return tuple(dict.fromkeys(command for command in found if "train.py" in command))
+    """Returns the commands of the runs: as their folders say, or as those of their scores."""
+    report = content.tables.report
+    stored = {
+        result.run_name: command_of(result)
+        for result in (*report.unused, *(run.result for run in report.runs))
+        if result.record["command"][:1] == ["train.py"]
+    }
+    found = [curve.command or stored.get(curve.name.rpartition("/")[2]) for curve in curves]
+    return tuple(dict.fromkeys(filter(None, found)))
 
 
 def _rows(curve: LearningCurve) -> list[tuple[Cell, ...]]:

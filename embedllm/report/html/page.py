@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
+from embedllm.program import on_page
 from embedllm.report.content import PageContent
 from embedllm.report.html.demonstrations import demonstrations_section
 from embedllm.report.html.drawing import readable
@@ -38,6 +39,7 @@ def build_html(content: PageContent) -> str:
         lstrip_blocks=True,
         finalize=_show,
     )
+    environment.filters["on_page"] = on_page
     report = content.tables.report
     return environment.from_string(_read("page.html.j2")).render(
         sections=_sections(content),

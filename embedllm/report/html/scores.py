@@ -9,6 +9,7 @@ from itertools import groupby
 
 from embedllm.evaluation.tasks import PAPER_TASKS
 from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS
+from embedllm.program import on_page
 from embedllm.report.cells import DEV_TASK, MARK, name_of, runs_cell, sources_sentence
 from embedllm.report.content import PageContent
 from embedllm.report.html.parts import Cell, Column, Section, Table, number, numbers, prose, texts
@@ -17,6 +18,7 @@ from embedllm.report.published import PublishedRow
 from embedllm.report.rows import ReportRows, Row, Run, Score
 from embedllm.report.settings import shorten_adapter
 from embedllm.report.statements import has_order, state_order
+from embedllm.results import StoredResult
 
 
 def sts_section(content: PageContent) -> Section:
@@ -152,7 +154,7 @@ def _run_line(run: Run) -> tuple[Cell, ...]:
     return (
         number(run.number, 0),
         Cell(base),
-        Cell(command_of(run), is_code=True),
+        Cell(command_of(run.result), is_code=True),
         number(record["seconds"], 1),
         number(record["seed"], 0),
         Cell(", ".join([*machine, *([f"{threads} threads"] if threads else [])])),
@@ -163,16 +165,17 @@ def _run_line(run: Run) -> tuple[Cell, ...]:
     )
 
 
-def command_of(run: Run) -> str:
+def command_of(result: StoredResult) -> str:
     """Returns the command that made a result."""
-    command = list(map(str, run.result.record["command"]))
+    command = list(map(str, result.record["command"]))
     if not command:
         return "called from Python"
-    return shlex.join([*(["python"] if command[0].endswith(".py") else []), *command])
+    words = [*(["python"] if command[0].endswith(".py") else []), *command]
+    return on_page(shlex.join(words))
 
 
 def commands_of(report: ReportRows, rows: Sequence[Row]) -> tuple[str, ...]:
     """Returns the commands behind some rows, in the order of the runs."""
     used = {place for row in rows for place in row.runs}
-    commands = (command_of(run) for run in report.runs if run.number in used)
+    commands = (command_of(run.result) for run in report.runs if run.number in used)
     return tuple(dict.fromkeys(commands))
