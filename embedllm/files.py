@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from safetensors import SafetensorError
 
@@ -49,12 +49,23 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         CheckpointError: The disk is full or the folder cannot be written; the old file stays.
     """
+    with new_file(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a scratch file beside `path` that becomes `path` when the block succeeds.
+
+    Raises:
+        CheckpointError: The disk is full or the folder cannot be written; the old file stays.
+    """
     with as_write_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, work = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             # mkstemp makes a file private to its owner; the result is an ordinary one.

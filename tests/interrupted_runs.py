@@ -41,6 +41,14 @@ class DieAtStep(pl.Callback):
             raise Death
 
 
+class KillAtStep(DieAtStep):
+    """Kills the process when an optimizer step is done."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
 @contextmanager
 def dying_at(step: int, *, before_hooks: bool = False) -> Iterator[None]:
     """Kills the training at a step: after its hooks, or before its log, score and checkpoint."""

@@ -53,6 +53,25 @@ def check_processes(strategy: StrategyConfig, num_processes: int) -> None:
         )
 
 
+def check_precision(precision: str, strategy: StrategyConfig) -> None:
+    """Raises ConfigError for a precision that a strategy does not have.
+
+    Args:
+        precision: `trainer.precision`.
+        strategy: How the work is spread.
+    """
+    if precision == "bf16-true" and strategy.stage == 3:
+        raise ConfigError(
+            "trainer.precision=bf16-true rounds weights once they are loaded, and ZeRO 3 has cut "
+            "them by then; use model.dtype=bfloat16 with trainer.precision=bf16-mixed or 32-true"
+        )
+    if precision == "16-mixed" and strategy.name == "fsdp2":
+        raise ConfigError(
+            "trainer.precision=16-mixed needs a scale for the loss, which strategy=fsdp2 has not; "
+            "use trainer.precision=bf16-mixed, or strategy=deepspeed_zero3"
+        )
+
+
 @dataclass
 class TrainConfig:
     """Everything `train.py` needs."""
@@ -114,6 +133,7 @@ class TrainConfig:
             )
         check_quantized_adapter(self.model.quantization, self.adapter.method)
         check_quantized_strategy(self.model.quantization, self.strategy.name)
+        check_precision(self.trainer.precision, self.strategy)
         if self.adapter.method == "full" and self.model.dtype == "float16":
             raise ConfigError(
                 "adapter=full with model.dtype=float16 has no float32 copy of the weights; "

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from embedllm.distributed import any_rank, is_joined
+from embedllm.distributed import any_rank
 from embedllm.log import get_logger
 from embedllm.models import attention
 from embedllm.models.backbone import decoder_layers, forward_arguments
@@ -276,7 +276,7 @@ class Embedder(nn.Module):
         """
         self._reads_early = findings.reads_early
         self.can_share_trie = findings.takes_tries
-        self.in_step = is_joined()
+        self.in_step = True
         self.may_read_early = may_read_early
         self.may_train_prefix = may_train_prefix
 

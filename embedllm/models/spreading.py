@@ -61,7 +61,8 @@ def spreading_of(
         device: This rank's device.
         training: Whether Lightning's strategy will run the trunk.
     """
-    if not is_joined() or not strategy.shards_weights:
+    # ZeRO 3 has its own way to run a model, and a place to offload it to, on one process too.
+    if not strategy.shards_weights or not (is_joined() or strategy.stage == 3):
         return None
     if strategy.name == "fsdp2":
         mesh = init_device_mesh(device.type, (current_rank().world_size,))

@@ -14,6 +14,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from embedllm.distributed import is_joined
+from embedllm.ranks import current_rank
 
 
 def trainable_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -43,16 +44,21 @@ def whole_weight(parameter: nn.Parameter) -> Tensor:
 
 
 def whole_state(module: nn.Module, *, only_trainable: bool) -> dict[str, Tensor] | None:
-    """Returns the whole weights by name on the CPU, for saving; None on a single process.
+    """Returns the whole weights by name on rank 0's CPU, for saving, and nothing on the others.
+
+    None on a single process that holds the model as it is.
 
     Args:
         module: What is saved.
         only_trainable: Leave out the frozen base.
     """
-    if not is_joined():
+    if not is_joined() and not any(hasattr(p, "ds_id") for p in module.parameters()):
         return None
     state = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad or not only_trainable:
-            state[name] = whole_weight(parameter).cpu()
+            # All ranks give their pieces.
+            whole = whole_weight(parameter)
+            if current_rank().is_main:
+                state[name] = whole.cpu()
     return state

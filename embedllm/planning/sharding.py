@@ -8,12 +8,11 @@ P weights and T trained weights of the whole model, W processes. What a process 
     zero3         1/W of all of these, small weights whole as well, and what is gathered
     fsdp2         1/W of (P, gradients and two moments of T), and what is gathered
 
-In full precision ZeRO 3 has no copy of T: its optimizer works on the weights themselves. Of a
-quantised base ZeRO 3 cuts the packed weights, not their scales; and bitsandbytes keeps 8-bit
-weights a second time, whole (`Int8Params.CB`), so that nothing is saved there.
+Of float32 weights on the device ZeRO 3 has no copy: its optimizer works on them. Of a quantised
+base ZeRO 3 cuts the packed weights, not their scales; and bitsandbytes keeps 8-bit weights a second
+time, whole (`Int8Params.CB`), so that nothing is saved there.
 
-DeepSpeed keeps weights in 16 bits when `trainer.precision` has 16 of them (Rajbhandari et al. 2020,
-arXiv 1910.02054, section 3.1); everything else keeps them in their own type.
+Weights keep their own types under every strategy: `trainer.precision` rounds what is multiplied.
 """
 
 from __future__ import annotations
@@ -138,21 +137,13 @@ class Spread:
         return self.strategy.offload != "none"
 
     @property
-    def _in_16_bits(self) -> bool:
-        return self._is_deepspeed and self.trainer.precision != "32-true"
-
-    @property
     def _trained_bytes(self) -> int:
-        trained = self.inventory.trainable
-        return _16_BITS * trained.number if self._in_16_bits else trained.bytes
+        return self.inventory.trainable.bytes
 
     @property
     def whole_weights(self) -> int:
-        """Bytes of all weights, in the types that they have under this strategy."""
-        frozen = self.inventory.frozen_bytes(self.quantization)
-        if self._in_16_bits and self.quantization == "none":
-            frozen = _16_BITS * self.inventory.frozen.number
-        return frozen + self._trained_bytes
+        """Bytes of all weights, in their own types."""
+        return self.inventory.frozen_bytes(self.quantization) + self._trained_bytes
 
     @property
     def weights(self) -> int:
@@ -193,9 +184,7 @@ class Spread:
         """Bytes that a device holds at most while the base comes, a block at a time, in float32."""
         inventory = self.inventory
         block = _FLOAT32 * max(inventory.layer.number, inventory.outside.number)
-        if not self.strategy.shards_weights or self.world_size == 1:
-            return self.whole_weights + block
-        if self.quantization != "none":
+        if not self.strategy.shards_weights or self.quantization != "none":
             # Quantised blocks are cut when all of them are there.
             return self.whole_weights + block
         return self.weights + block
@@ -225,8 +214,10 @@ class Spread:
     @property
     def _optimizer_of_zero(self) -> int:
         """Two moments of a process' share, and a float32 copy of it where there is one."""
-        has_copy = self._in_16_bits or self.strategy.stage != 3
-        return (2 + has_copy) * _FLOAT32 * -(-self.inventory.trainable.number // self.world_size)
+        trained = self.inventory.trainable
+        works_on_them = self.strategy.stage == 3 and not self._offloads
+        has_copy = not works_on_them or trained.bytes < _FLOAT32 * trained.number
+        return (2 + has_copy) * _FLOAT32 * -(-trained.number // self.world_size)
 
     def _update_temporaries(self, kind: str) -> int:
         """Bytes that AdamW makes for a moment; the fused one makes none."""
@@ -244,16 +235,15 @@ class Spread:
         if not self._is_deepspeed:
             return fixed
         number = self.inventory.trainable.number
-        each = _16_BITS if self._in_16_bits else _FLOAT32
         stage_3 = self.strategy.stage == 3
         most = _BUCKET if stage_3 else 2 * _BUCKET
         # Memory of a CPU is taken when it is written to, that of a GPU when it is asked for.
-        bucket = each * (most if kind == "cuda" else min(most, number))
+        bucket = _FLOAT32 * (most if kind == "cuda" else min(most, number))
         # The optimizer gets its share of the gradients in float32.
         update = 0 if self._offloads else _FLOAT32 * -(-number // self.world_size)
         if not stage_3:
             return fixed + max(bucket, update)
-        sent = _BUCKETS_SENT[kind] * each * min(_BUCKET, number)
+        sent = _BUCKETS_SENT[kind] * _FLOAT32 * min(_BUCKET, number)
         # Gradients that all fit one bucket are sent at the end, where the states are gone.
         states = self._states(step) if number <= _BUCKET else 0
         return fixed + bucket + self._gathered_by_zero + max(0, max(sent, update) - states)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,8 +13,9 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from embedllm.config import StrategyConfig
 from embedllm.errors import CheckpointError
-from embedllm.files import write_atomically
+from embedllm.files import new_file
 from embedllm.log import get_logger
 
 _log = get_logger(__name__)
@@ -57,14 +59,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
         """Saves the checkpoint under `path`."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomically(Path(path), buffer.getvalue())
+        with new_file(Path(path)) as file, _first_write_error():
+            torch.save(checkpoint, file)
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
+        self, path: str | Path, map_location: Any | None = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Returns the checkpoint; only tensors and plain values are accepted.
+
+        Tensors were on rank 0's device; each rank takes its own from the host.
 
         Raises:
             CheckpointError: The file is damaged or holds anything else.
@@ -72,8 +75,23 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path), map_location=map_location)
 
 
-def read_checkpoint(path: Path, *, map_location: Any | None = None) -> dict[str, Any]:
+@contextmanager
+def _first_write_error() -> Iterator[None]:
+    """Passes on what the disk said, where torch fails once more when it closes the archive."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
+
+
+def read_checkpoint(path: Path, *, map_location: Any | None = "cpu") -> dict[str, Any]:
     """Returns a checkpoint, every part of it compared with its checksum.
+
+    Args:
+        path: The file.
+        map_location: Where its tensors go, as for `torch.load`.
 
     Raises:
         CheckpointError: The file is damaged or holds anything but tensors and plain values.
@@ -83,7 +101,8 @@ def read_checkpoint(path: Path, *, map_location: Any | None = None) -> dict[str,
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"{damaged} has another checksum")
-        return torch.load(path, map_location=map_location, weights_only=True)  # type: ignore[no-any-return]
+        # Mapped, so that the ranks of a machine share what each of them takes its part of.
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=True)  # type: ignore[no-any-return]
     except Exception as error:
         raise CheckpointError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}: {error})"
@@ -119,6 +138,22 @@ def newest_checkpoint(folder: Path) -> Path | None:
             "Start the run under another run_name, or delete them to start it anew"
         )
     return None
+
+
+def check_may_resume(folder: Path, strategy: StrategyConfig) -> None:
+    """Raises CheckpointError for a run that would go on with its optimizer's state on a disk.
+
+    DeepSpeed puts the state there in the first step, and has no place for that of a checkpoint.
+
+    Args:
+        folder: Where the run's checkpoints are.
+        strategy: That of this start.
+    """
+    if strategy.offload == "nvme" and any(folder.glob("step-*.ckpt")):
+        raise CheckpointError(
+            f"there are checkpoints in {folder}, and strategy.offload=nvme cannot go on from one; "
+            "use strategy.offload=cpu (or another strategy) and resume=adapt, or another run_name"
+        )
 
 
 @dataclass(frozen=True)

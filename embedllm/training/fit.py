@@ -186,11 +186,12 @@ def _build_trainer(
     settings = config.trainer
     rank = current_rank()
     device = resolve_device(settings.accelerator)
+    strategy = build_strategy(config.strategy, settings.precision, device)
     trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=rank.world_size // rank.num_nodes,
         num_nodes=rank.num_nodes,
-        strategy=build_strategy(config.strategy, device),
+        strategy=strategy,
         max_epochs=-1,
         max_steps=total_steps,
         accumulate_grad_batches=settings.accumulate_grad_batches,

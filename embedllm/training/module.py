@@ -74,9 +74,11 @@ class ContrastiveModule(pl.LightningModule):
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
         """Returns the loss of one contrastive batch, with gradient."""
-        if self._has_two_passes:
-            return self._step_in_two_passes(batch, batch_idx)
-        return self._score(self._embed(batch), batch)
+        # The trainer has entered it already, but DeepSpeed's engine, which lies between, leaves it.
+        with self.trainer.precision_plugin.forward_context():
+            if self._has_two_passes:
+                return self._step_in_two_passes(batch, batch_idx)
+            return self._score(self._embed(batch), batch)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Clears gradients, which the trainer asks for between the step and its backward pass."""

@@ -37,6 +37,7 @@ from embedllm.tracking import Tracker
 from embedllm.training.callbacks.preemption import (
     end_if_asked,
 )
+from embedllm.training.checkpoints import check_may_resume
 from embedllm.training.fit import fit
 from embedllm.training.inputs import Inputs, read_inputs
 from embedllm.training.loggers import track
@@ -130,6 +131,7 @@ def _train_and_keep_best(
     origin: Origin,
     tracker: Tracker,
 ) -> None:
+    main_only(lambda: check_may_resume(run.checkpoints, config.strategy))
     if config.evaluation.before and inputs.tasks and _read_result(run, "before") is None:
         _score_base(config, run, inputs.tasks, device, origin)
     encoder = load_encoder(

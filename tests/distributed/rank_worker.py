@@ -52,8 +52,9 @@ MISTAKES = {f.__name__: f for f in (gather_without_gradient, gather_nothing, gat
 def circumstances(job: dict[str, Any]) -> Iterator[None]:
     """What happens to a training beside its configuration."""
     import pytest
-    from interrupted_runs import asked_at, dying_at
+    from interrupted_runs import KillAtStep, asked_at, dying_at
     from poisoned_steps import poisoned_gradients
+    from tiny_runs import extra_callback
 
     with ExitStack() as stack:
         if job["die_at"]:
@@ -62,8 +63,10 @@ def circumstances(job: dict[str, Any]) -> Iterator[None]:
             batch, rank, name = job["asked_at"]
             is_this_rank = rank == dist.get_rank()
             stack.enter_context(asked_at(batch, signal.Signals[name], is_this_rank=is_this_rank))
+        last = dist.get_world_size() - 1
+        if job["killed_at"] and dist.get_rank() == last:
+            stack.enter_context(extra_callback(KillAtStep(job["killed_at"])))
         if job["poisoned"]:
-            last = dist.get_world_size() - 1
             stack.enter_context(poisoned_gradients(*job["poisoned"], rank=last))
         if job["mistake"]:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
@@ -87,6 +90,10 @@ def main() -> None:
             try:
                 with circumstances(job):
                     train(tiny_config(folder, *job["overrides"]), folder / "run")
+                if job["disk"]:
+                    # They go when the process ends.
+                    sizes = {p.name: p.stat().st_size for p in Path(job["disk"]).rglob("*.swp")}
+                    (folder / "swapped.json").write_text(json.dumps(sizes))
             except Exception:
                 # The test that asked for it says what was wrong; the other jobs go on.
                 text = traceback.format_exc()

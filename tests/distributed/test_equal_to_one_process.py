@@ -11,20 +11,31 @@ from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
-from rank_jobs import EXACT, Job, Outcome, difference, run_jobs
-from tiny_runs import read_weights, train_tiny
+from rank_jobs import (
+    EXACT,
+    TWO_NEGATIVES,
+    Job,
+    Outcome,
+    difference,
+    run_jobs,
+    write_two_negatives,
+)
+from tiny_runs import read_json, read_weights, train_tiny
 from torch import Tensor
+
+from embedllm.training.checkpoints import read_checkpoint
 
 # Three steps of 8, 8 and 3 triplets: the last batch is smaller and odd.
 _THREE_STEPS = (*EXACT, "data.max_examples=19", "trainer.max_steps=3")
-_TWO_NEGATIVES = (
+_NO_STEP = ("trainer.max_steps=1", "trainer.learning_rate=1e-30")
+# DeepSpeed leaves tensors of less than 1 MiB where they are.
+_LARGE = (
     *_THREE_STEPS,
-    "data.source=path",
-    "data.columns.anchor=a",
-    "data.columns.positive=p",
-    "data.columns.negatives=[n1,n2]",
-    # Without it the loss would not notice whose hard negative is whose.
-    "loss.hard_negative_weight=0.7",
+    "adapter=full",
+    "trainer.learning_rate=0.05",
+    "model.architecture.hidden_size=256",
+    "model.architecture.word_embed_proj_dim=256",
+    "model.architecture.ffn_dim=2304",
 )
 CASES: dict[str, tuple[str, ...]] = {
     "lora": _THREE_STEPS,
@@ -33,7 +44,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "full": (*_THREE_STEPS, "adapter=full", "trainer.learning_rate=0.05"),
     "accumulated": (*_THREE_STEPS, "trainer.accumulate_grad_batches=2"),
     "clipped": (*_THREE_STEPS, "trainer.gradient_clip_norm=0.01"),
-    "two negatives": _TWO_NEGATIVES,
+    "two negatives": (*_THREE_STEPS, *TWO_NEGATIVES),
     "nf4": (*_THREE_STEPS, "model.quantization=nf4"),
     "int8": (*_THREE_STEPS, "model.quantization=int8"),
 }
@@ -48,19 +59,18 @@ ESSENTIAL = {
     "deepspeed_zero2_offload": ("full",),
     "deepspeed_zero3_offload": ("lora",),
 }
+# Strategies that compute in 16 bits what DDP does.
+ROUNDED = ("deepspeed_zero2", "deepspeed_zero3", "fsdp2")
+PRECISIONS = {"bfloat16": "model.dtype=bfloat16", "mixed": "trainer.precision=bf16-mixed"}
+SCALED = ("deepspeed_zero2", "deepspeed_zero3")
+_LAST = Path("checkpoints", "step-000003.ckpt")
 MISTAKES = ("gather_without_gradient", "gather_nothing", "gather_in_wrong_order")
 
 
 @pytest.fixture(scope="module")
 def triplets(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An override with a file that has two hard negatives for each anchor."""
-    path = tmp_path_factory.mktemp("data") / "two.csv"
-    with path.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["a", "p", "n1", "n2"])
-        for i in range(30):
-            rows.writerow([f"anchor {i}", f"positive {i * i}", f"not {i}", f"never {i} {i % 3}"])
-    return f"data.path={path}"
+    return write_two_negatives(tmp_path_factory.mktemp("data") / "two.csv")
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +87,7 @@ def alone(
 ) -> Mapping[str, Path]:
     """Adapters of one process, and what they started from."""
     root = tmp_path_factory.mktemp("alone")
-    stop = ("trainer.max_steps=1", "trainer.learning_rate=1e-30")
-    cases = {**cases, "start": (*_THREE_STEPS, *stop)}
+    cases = {**cases, "start": (*_THREE_STEPS, *_NO_STEP)}
     cases["start of full"] = (*cases["start"], "adapter=full")
     return {name: train_tiny(root / name, *case).adapter for name, case in cases.items()}
 
@@ -113,6 +122,17 @@ def together(
     jobs = _jobs(cases, essential=True)
     wrong = (*cases["two negatives"], "strategy=ddp")
     jobs += [Job(mistake, wrong, mistake=mistake) for mistake in MISTAKES]
+    jobs += [
+        Job(f"{strategy}-{name}", (*CASES["lora"], f"strategy={strategy}", override))
+        for strategy in ("ddp", *ROUNDED)
+        for name, override in PRECISIONS.items()
+    ]
+    # The scaler of the loss takes a gradient that is not finite for a scale that is too large.
+    scaled = ("trainer.precision=16-mixed", "trainer.checkpoint_every_n_steps=1")
+    jobs += [
+        Job(f"{s}-scaled", (*CASES["lora"], *scaled, f"strategy={s}"), poisoned=(1,))
+        for s in SCALED
+    ]
     return run_jobs(tmp_path_factory, "equal", jobs)
 
 
@@ -134,6 +154,20 @@ def test_two_processes_train_what_one_trains(
     assert _difference(found, case, alone) < 1e-5
 
 
+@pytest.mark.parametrize("case", ["lora", "packs"])
+@pytest.mark.parametrize("strategy", ["deepspeed_zero3", "deepspeed_zero3_offload"])
+def test_zero_3_on_one_process(
+    strategy: str, case: str, alone: Mapping[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    jobs = [
+        Job(f"{s}-{c}", (*CASES[c], f"strategy={s}"))
+        for s in ("deepspeed_zero3", "deepspeed_zero3_offload")
+        for c in ("lora", "packs")
+    ]
+    outcomes = run_jobs(tmp_path_factory, "one", jobs, num_processes=1)
+    assert _difference(outcomes[f"{strategy}-{case}"].weights, case, alone) < 1e-5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "case"),
@@ -151,20 +185,65 @@ def test_two_processes_train_what_one_trains_in_all_other_ways(
     assert _difference(found, case, alone) < 1e-5
 
 
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
+    """Trainings whose weights and states lie on a disk, and one of the same model without."""
+    disk = tmp_path_factory.mktemp("disk")
+    nvme = (
+        "strategy=deepspeed_zero3_offload",
+        "strategy.offload=nvme",
+        f"strategy.nvme_path={disk}",
+    )
+    return run_jobs(
+        tmp_path_factory,
+        "nvme",
+        [
+            Job("ddp", (*_LARGE, "strategy=ddp")),
+            Job("start", (*_LARGE, *_NO_STEP, "strategy=ddp")),
+            Job("nvme", (*_LARGE, *nvme), disk=str(disk)),
+            Job("stopped", (*_LARGE, *nvme, "trainer.checkpoint_every_n_steps=1"), die_at=2),
+            Job("resumed", (*_LARGE, *nvme), folder="stopped"),
+        ],
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_library("aio") is None, reason="libaio is not installed")
-@pytest.mark.parametrize("case", ["lora", "full"])
-def test_weights_and_states_on_a_disk(
-    case: str, tmp_path_factory: pytest.TempPathFactory, alone: Mapping[str, Path]
-) -> None:
+def test_weights_and_states_on_a_disk(on_disk: Mapping[str, Outcome]) -> None:
     # DeepSpeed compiles what reads and writes the disk when it is used for the first time.
-    disk = tmp_path_factory.mktemp("disk")
-    on_disk = ("strategy.offload=nvme", f"strategy.nvme_path={disk}")
-    job = Job("nvme", (*CASES[case], "strategy=deepspeed_zero3_offload", *on_disk))
-    found = run_jobs(tmp_path_factory, f"nvme-{case}", [job])["nvme"].weights
-    # Its files go when the process ends, their folder stays.
-    assert any(disk.iterdir())
-    assert _difference(found, case, alone) < 1e-5
+    found, expected, start = (on_disk[name].weights for name in ("nvme", "ddp", "start"))
+    assert difference(found, expected, start=start) < 1e-5
+    sizes = read_json(on_disk["nvme"].folder / "swapped.json").values()
+    # Of each rank: halves of four matrices; halves of all weights and of their two moments.
+    assert sum(size >= 2**20 for size in sizes) >= 2 * (4 + 3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_library("aio") is None, reason="libaio is not installed")
+def test_a_run_on_a_disk_does_not_go_on(on_disk: Mapping[str, Outcome]) -> None:
+    errors = on_disk["resumed"].errors
+    assert len(errors) == 2
+    assert all("strategy.offload=nvme cannot go on" in error for error in errors)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("strategy", ROUNDED)
+def test_16_bits_are_those_of_ddp(
+    strategy: str, precision: str, alone: Mapping[str, Path], together: Mapping[str, Outcome]
+) -> None:
+    start = read_weights(alone["start"])
+    found = together[f"{strategy}-{precision}"].weights
+    expected = together[f"ddp-{precision}"].weights
+    assert difference(found, expected, start=start) < 1e-5
+    # And of nobody who computes in 32.
+    assert difference(found, together["ddp-lora"].weights, start=start) > 1e-3
+
+
+@pytest.mark.parametrize("strategy", SCALED)
+def test_float16_has_a_scale_for_the_loss(strategy: str, together: Mapping[str, Outcome]) -> None:
+    checkpoint = read_checkpoint(together[f"{strategy}-scaled"].run / _LAST)
+    # Halved in the first step.
+    assert checkpoint["ZeroPrecision"]["cur_scale"] == 2**15
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

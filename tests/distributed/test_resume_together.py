@@ -19,6 +19,17 @@ TEN_STEPS = (
     "trainer.max_steps=10",
     "trainer.checkpoint_every_n_steps=2",
 )
+# The same with its weights and the optimizer's state in host memory.
+OFFLOADED = "deepspeed_zero3_offload"
+# The optimizer has made no step yet when the first checkpoint is written, since it is left out.
+NO_STATE = ("deepspeed_zero2", "deepspeed_zero3", "fsdp2")
+LEFT_OUT = (
+    *_USUAL,
+    "data.max_examples=24",
+    "trainer.max_steps=3",
+    "trainer.checkpoint_every_n_steps=1",
+    "trainer.on_nan=skip",
+)
 # Strategies that go on with a run of DDP's: whole weights, and the two that cut them.
 ADAPTED = ("deepspeed_zero3", "fsdp2")
 # ZeRO shards the same tensors as before; only sums over ranks may come in another order.
@@ -69,6 +80,18 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
                 folder=f"{strategy} from ddp",
             ),
         ]
+    overrides = (*TEN_STEPS, f"strategy={OFFLOADED}")
+    jobs += [
+        Job(f"{OFFLOADED} first half", overrides, folder=OFFLOADED, die_at=7),
+        Job(f"{OFFLOADED} second half", overrides, folder=OFFLOADED),
+    ]
+    for strategy in NO_STATE:
+        overrides, folder = (*LEFT_OUT, f"strategy={strategy}"), f"{strategy} left out"
+        jobs += [
+            Job(f"{strategy} left out, whole", overrides, poisoned=(1,)),
+            Job(f"{strategy} left out", overrides, folder=folder, poisoned=(1,), die_at=1),
+            Job(f"{strategy} after it", overrides, folder=folder),
+        ]
     return run_jobs(tmp_path_factory, "resume", jobs)
 
 
@@ -79,6 +102,23 @@ def test_a_resumed_run_is_the_uninterrupted_one(
     resumed = together[f"{strategy} second half"]
     whole = together[f"{strategy} whole"].weights
     assert difference(resumed.weights, whole, start=start) < _SAME
+
+
+def test_a_run_in_host_memory_goes_on(
+    start: Mapping[str, Tensor], together: Mapping[str, Outcome]
+) -> None:
+    whole = together["deepspeed_zero3 whole"].weights
+    resumed = together[f"{OFFLOADED} second half"].weights
+    assert difference(resumed, whole, start=start) < _SAME
+
+
+@pytest.mark.parametrize("strategy", NO_STATE)
+def test_a_run_goes_on_from_before_its_first_step(
+    strategy: str, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
+) -> None:
+    whole = together[f"{strategy} left out, whole"].weights
+    resumed = together[f"{strategy} after it"].weights
+    assert difference(resumed, whole, start=start) < _SAME
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -119,3 +159,20 @@ def test_one_process_goes_on_where_two_stopped(
     folder = run_jobs(tmp_path_factory, "half", [job])["half"].folder
     found = train_tiny(folder, *TEN_STEPS, "resume=adapt").adapter
     assert difference(read_weights(found), read_weights(alone), start=start) < _OTHER
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["deepspeed_zero2", "deepspeed_zero3"])
+def test_new_processes_go_on_where_one_was_killed(
+    strategy: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    start: Mapping[str, Tensor],
+    together: Mapping[str, Outcome],
+) -> None:
+    overrides = (*TEN_STEPS, f"strategy={strategy}")
+    job = Job("killed", overrides, killed_at=7)
+    folder = run_jobs(tmp_path_factory, f"killed {strategy}", [job])["killed"].folder
+    assert not (folder / "run" / "adapter").exists()
+    job = Job("resumed", overrides, folder=str(folder))
+    resumed = run_jobs(tmp_path_factory, f"after {strategy}", [job])["resumed"].weights
+    assert difference(resumed, together[f"{strategy} whole"].weights, start=start) < _SAME

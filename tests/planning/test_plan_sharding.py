@@ -70,18 +70,22 @@ def test_ddp_is_one_process_with_lasting_gradients() -> None:
 
 def test_zero_shares_one_part_after_the_other() -> None:
     first, second, third = (spread(ZERO[stage]) for stage in (1, 2, 3))
-    # 16 bits, and for a quarter of the trained weights a copy and two moments of 32.
-    assert first.weights == second.weights == 2 * 1100
-    assert third.weights == 2 * 1100 // 4
-    assert first.optimizer == second.optimizer == third.optimizer == 3 * 4 * 25
-    assert first.gradients == 2 * 100
-    assert second.gradients == third.gradients == 2 * 25
+    assert first.weights == second.weights == 2400
+    assert third.weights == 2400 // 4
+    # For a quarter of the trained weights a copy, which ZeRO 3 does without, and two moments.
+    assert first.optimizer == second.optimizer == 3 * 4 * 25
+    assert third.optimizer == 2 * 4 * 25
+    assert first.gradients == 4 * 100
+    assert second.gradients == third.gradients == 4 * 25
 
 
-def test_zero_keeps_its_types_in_full_precision() -> None:
-    made = spread(ZERO[2], trainer=TrainerConfig(precision="32-true"))
-    assert made.weights == 2 * 1000 + 4 * 100
-    assert made.gradients == 4 * 25
+@pytest.mark.parametrize("strategy", SPREAD)
+def test_precision_changes_no_type_of_a_weight(strategy: StrategyConfig) -> None:
+    full = spread(strategy, trainer=TrainerConfig(precision="32-true"))
+    mixed = spread(strategy)
+    assert full.weights == mixed.weights
+    assert full.gradients == mixed.gradients
+    assert full.optimizer == mixed.optimizer
 
 
 def test_weights_that_zero_3_leaves_whole() -> None:
@@ -90,7 +94,7 @@ def test_weights_that_zero_3_leaves_whole() -> None:
         made, inventory=replace(made.inventory, small=replace(made.inventory.small, number=110))
     )
     # Whole, and a share like all others.
-    assert small.weights == 220 + 2200 // 4
+    assert small.weights == 240 + 2400 // 4
 
 
 def test_fsdp2_shares_everything_and_gathers_layers() -> None:
@@ -119,10 +123,11 @@ def test_gradients_that_wait_for_other_packs() -> None:
     assert spread(FSDP2).memory(step, CPU).activations == step.handover - 100
 
 
-def test_zero_3_has_no_copy_in_full_precision() -> None:
-    full = TrainerConfig(precision="32-true")
-    made = [spread(ZERO[stage], trainer=full).optimizer for stage in (1, 2, 3)]
-    assert made == [3 * 4 * 25, 3 * 4 * 25, 2 * 4 * 25]
+def test_weights_of_16_bits_have_a_copy_of_32_under_every_stage() -> None:
+    halves = replace(inventory(1000, 100), trainable=Weights(100, 200))
+    for stage in (1, 2, 3):
+        made = replace(spread(ZERO[stage]), inventory=halves)
+        assert made.optimizer == 3 * 4 * 25
 
 
 def test_zero_3_cuts_packed_weights_and_nothing_else_of_a_quantised_base() -> None:
@@ -147,24 +152,24 @@ def test_loading_can_take_more_than_a_step() -> None:
 
 def test_offloading_moves_parts_to_the_host() -> None:
     second, third = (spread(OFFLOADED[stage]) for stage in (2, 3))
-    assert second.weights == 2200
+    assert second.weights == 2400
     assert third.weights == 0
     assert second.gradients == second.optimizer == third.gradients == third.optimizer == 0
     assert second.offloaded == 25 * (12 + 4 + 2)
-    assert third.offloaded == second.offloaded + 2200 // 4
+    assert third.offloaded == second.offloaded + 2400 // 4
     assert spread(ZERO[3]).offloaded == 0
     on_disk = spread(StrategyConfig("deepspeed", stage=3, offload="nvme", nvme_path="/scratch"))
-    assert on_disk.offloaded == 2200 // 4
+    assert on_disk.offloaded == 2400 // 4
 
 
 def test_buckets_of_a_gpu_are_whole_and_those_of_a_cpu_as_filled() -> None:
     on_gpu, on_cpu = (memory(spread(ZERO[2]), hardware).buffers for hardware in (gpu(), CPU))
-    assert on_gpu > 2 * 2 * 200_000_000
+    assert on_gpu > 2 * 4 * 200_000_000
     assert on_cpu == 0
     # Without states it is the end of the backward pass that counts.
     small = StepMemory(peak=0, peak_without_gradients=0, kept=0)
     many = spread(ZERO[2], trained=10_000).memory(small, CPU)
-    assert (many.buffers, many.gradients) == (2 * 10_000, 2 * 2500)
+    assert (many.buffers, many.gradients) == (4 * 10_000, 4 * 2500)
 
 
 def test_a_checkpoint_has_trained_weights_and_moments_only() -> None:
@@ -238,7 +243,7 @@ def test_traffic() -> None:
     assert count_traffic(spread(DDP), WORK, checkpointing="none") == 2 * 400 * 3 // 4
     gathers = (4 + 1) * 3
     sharded = count_traffic(spread(ZERO[3]), WORK, checkpointing="packs")
-    assert sharded == (400 + gathers * 2200) * 3 // 4
+    assert sharded == (400 + gathers * 2400) * 3 // 4
     assert count_traffic(spread(OFFLOADED[2], 1), WORK, checkpointing="none") == 400
 
 

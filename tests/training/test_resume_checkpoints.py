@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -138,3 +142,46 @@ def test_a_checkpoint_write_is_whole_or_absent(
         writer.save_checkpoint({"value": 2}, path)
     assert writer.load_checkpoint(path) == {"value": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_come_to_the_host_whatever_device_they_were_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = []
+    load = torch.load
+
+    def noted(*args: Any, **options: Any) -> Any:
+        places.append(options["map_location"])
+        return load(*args, **options)
+
+    path = tmp_path / "step-000001.ckpt"
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"a": torch.ones(2)}, path)
+    monkeypatch.setattr(torch, "load", noted)
+    # Lightning's strategies leave the place to it.
+    assert torch.equal(writer.load_checkpoint(path)["a"], torch.ones(2))
+    assert places == ["cpu"]
+
+
+def test_a_disk_that_is_full_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    path = tmp_path / "step-000001.ckpt"
+    writer = AtomicCheckpointIO()
+    writer.save_checkpoint({"a": torch.ones(2)}, path)
+    for size in (3_000, 300_000):
+        with largest_file(2_000), pytest.raises(CheckpointError, match="cannot be written: File"):
+            writer.save_checkpoint({"a": torch.ones(size)}, path)
+    assert torch.equal(writer.load_checkpoint(path)["a"], torch.ones(2))
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@contextmanager
+def largest_file(num_bytes: int) -> Iterator[None]:
+    """A limit on file size stands in for the full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)

@@ -13,11 +13,12 @@ from embedllm.config import StrategyConfig
 from embedllm.ranks import current_rank
 
 
-def build_strategy(config: StrategyConfig, device: torch.device) -> Strategy:
+def build_strategy(config: StrategyConfig, precision: str, device: torch.device) -> Strategy:
     """Returns the strategy, for a process group that is joined already.
 
     Args:
         config: Name and options.
+        precision: `trainer.precision`.
         device: This process' device.
     """
     timeout = timedelta(seconds=config.timeout_seconds)
@@ -26,8 +27,9 @@ def build_strategy(config: StrategyConfig, device: torch.device) -> Strategy:
         if device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         from embedllm.training.strategies.zero import ZeroStrategy
+        from embedllm.training.strategies.zero_precision import ZeroPrecision
 
-        return ZeroStrategy(config, timeout=timeout)
+        return ZeroStrategy(config, ZeroPrecision(precision, device), timeout=timeout)
     if config.name == "fsdp2":
         from embedllm.training.strategies.fsdp import ShardedStrategy
 

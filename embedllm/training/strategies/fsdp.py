@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from embedllm.models.whole import trainable_parameters
 from embedllm.ranks import current_rank
 from embedllm.training.strategies.one_file import OneFile
-from embedllm.training.strategies.optimizer_state import number_states
+from embedllm.training.strategies.optimizer_state import number_states, set_options
 
 
 class ShardedStrategy(OneFile, ModelParallelStrategy):
@@ -52,11 +52,14 @@ class ShardedStrategy(OneFile, ModelParallelStrategy):
         assert self.model is not None
         assert self.lightning_module is not None
         optimizer = getattr(optimizer, "_optimizer", optimizer)
+        names = [name for name, _ in trainable_parameters(self.lightning_module)]
+        if not optimizer.state:
+            # Before its first step; torch would make one to have a state.
+            return number_states([{} for _ in names], optimizer)
         found: dict[str, Any] = get_optimizer_state_dict(self.model, optimizer, options=_whole())
         state = found.get("state")
         if not state:
             return {}
-        names = [name for name, _ in trainable_parameters(self.lightning_module)]
         return number_states([state[name] for name in names], optimizer)
 
     @property
@@ -69,12 +72,15 @@ class ShardedStrategy(OneFile, ModelParallelStrategy):
         assert self.model is not None
         assert self.lightning_module is not None
         [saved] = checkpoint["optimizer_states"]
+        [optimizer] = self.optimizers
+        if not saved["state"]:
+            set_options(optimizer, saved)
+            return
         names = [name for name, _ in trainable_parameters(self.lightning_module)]
         named: dict[str, Any] = {
             "state": {name: saved["state"][i] for i, name in enumerate(names)},
             "param_groups": [{**saved["param_groups"][0], "params": names}],
         }
-        [optimizer] = self.optimizers
         set_optimizer_state_dict(self.model, optimizer, named, options=_whole())
 
 

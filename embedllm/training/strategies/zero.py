@@ -23,7 +23,8 @@ from torch.optim import Optimizer
 from embedllm.config import StrategyConfig
 from embedllm.models.whole import trainable_parameters
 from embedllm.training.strategies.one_file import OneFile
-from embedllm.training.strategies.optimizer_state import number_states
+from embedllm.training.strategies.optimizer_state import number_states, set_options
+from embedllm.training.strategies.zero_precision import ZeroPrecision
 
 _MOMENTS: Final = ("exp_avg", "exp_avg_sq")
 
@@ -36,10 +37,13 @@ class ZeroStrategy(OneFile, DeepSpeedStrategy):
 
     Args:
         config: Stage and offload.
+        precision: What `trainer.precision` means here.
         timeout: How long one rank waits for another.
     """
 
-    def __init__(self, config: StrategyConfig, *, timeout: timedelta) -> None:
+    def __init__(
+        self, config: StrategyConfig, precision: ZeroPrecision, *, timeout: timedelta
+    ) -> None:
         options: dict[str, Any] = {}
         if config.offload != "none":
             options |= {"offload_optimizer": True, "offload_optimizer_device": config.offload}
@@ -47,8 +51,12 @@ class ZeroStrategy(OneFile, DeepSpeedStrategy):
                 options |= {"offload_parameters": True, "offload_params_device": config.offload}
             if config.nvme_path is not None:
                 options["nvme_path"] = config.nvme_path
-        super().__init__(stage=cast(int, config.stage), timeout=timeout, **options)
+        stage = cast(int, config.stage)
+        super().__init__(stage=stage, timeout=timeout, precision_plugin=precision, **options)
+        self._precision = precision
         assert isinstance(self.config, dict)
+        # Both would cast weights, which `ZeroPrecision` leaves alone.
+        self.config |= {"fp16": {"enabled": False}, "bf16": {"enabled": False}}
         # The optimizer is torch's, whose state is small with an adapter; DeepSpeed's own for host
         # memory has to be compiled where it runs.
         self.config["zero_force_ds_cpu_optimizer"] = False
@@ -99,6 +107,11 @@ class ZeroStrategy(OneFile, DeepSpeedStrategy):
         """Computes gradients; Lightning has divided the loss by the accumulated batches already."""
         return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
+    def init_deepspeed(self) -> None:
+        """Starts DeepSpeed's engine around the module."""
+        super().init_deepspeed()
+        self._precision.watch(self.optimizers[0])
+
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
         """Builds models as they are; DeepSpeed takes them apart when it starts."""
@@ -109,10 +122,10 @@ class ZeroStrategy(OneFile, DeepSpeedStrategy):
     def has_left_out_step(self) -> bool:
         """Whether DeepSpeed found a gradient that is not finite, on any rank, and made no step.
 
-        With float16 that is how it finds the scale of the loss, and no fault.
+        With 16-mixed that is how it finds the scale of the loss, and no fault.
         """
         zero: Any = self.optimizers[0]
-        return bool(zero.overflow) and zero.dtype != torch.float16
+        return bool(zero.overflow) and not self._precision.scales_loss
 
     # --- Checkpoints -------------------------------------------------------------------------
 
@@ -127,12 +140,15 @@ class ZeroStrategy(OneFile, DeepSpeedStrategy):
         return cast(Optimizer, cast(Any, self.optimizers[0]).optimizer)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Returns the whole trainable weights in float32, on every rank."""
+        """Returns the whole trainable weights in float32 on rank 0, nothing on the others."""
         assert self.lightning_module is not None
-        return {
-            name: cast(Tensor, safe_get_full_fp32_param(parameter)).cpu()
-            for name, parameter in trainable_parameters(self.lightning_module)
-        }
+        state = {}
+        for name, parameter in trainable_parameters(self.lightning_module):
+            # All ranks give their pieces.
+            whole = cast(Tensor, safe_get_full_fp32_param(parameter))
+            if self.is_global_zero:
+                state[name] = whole.cpu()
+        return state
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Sets the trainable weights, and the float32 copies that the optimizer works on."""
@@ -144,18 +160,21 @@ class ZeroStrategy(OneFile, DeepSpeedStrategy):
                 parameter.data.copy_(value)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """Returns the whole state of the optimizer, as torch has it on one process."""
+        """Returns the whole state of the optimizer on rank 0, as torch has it on one process."""
         inner = self._inner_optimizer
         step = _step_of(inner)
-        states = [
-            {
+        states: list[dict[str, Tensor]] = []
+        for parameter in self._trainable:
+            # Before its first step the optimizer has no state.
+            keys = _MOMENTS if inner.state else ()
+            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in keys}
+            if not self.is_global_zero:
+                continue
+            states.append({key: value.cpu() for key, value in moments.items()})
+            if moments:
                 # One for each: torch counts them up in place.
-                "step": step.clone(),
-                **{key: safe_get_full_optimizer_state(p, key).cpu() for key in _MOMENTS},
-            }
-            for p in self._trainable
-        ]
-        return number_states(states, inner)
+                states[-1]["step"] = step.clone()
+        return number_states(states, inner) if self.is_global_zero else {}
 
     @property
     def lightning_restore_optimizer(self) -> bool:
@@ -165,14 +184,14 @@ class ZeroStrategy(OneFile, DeepSpeedStrategy):
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         """Sets the state of the optimizer from whole tensors."""
         [saved] = checkpoint["optimizer_states"]
+        set_options(self._inner_optimizer, saved)
+        if not saved["state"]:
+            return
         self._make_room_for_state(saved["state"][0]["step"])
         for i, parameter in enumerate(self._trainable):
             for key in _MOMENTS:
                 value = saved["state"][i][key].to(self.root_device)
                 safe_set_full_optimizer_state(parameter, value, key)
-        for group in self._inner_optimizer.param_groups:
-            options = saved["param_groups"][0]
-            group.update({k: v for k, v in options.items() if k != "params"})
 
     def _make_room_for_state(self, step: Tensor) -> None:
         """Gives torch's optimizer the state that it has after its first step, empty."""
