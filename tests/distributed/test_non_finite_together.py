@@ -21,6 +21,7 @@ ACCUMULATED = ("ddp", "deepspeed_zero2")
 STOPPED = ("ddp", "deepspeed_zero3")
 PLAIN = ("ddp", "deepspeed_zero3", "fsdp2")
 LEFT_OUT = [*((s, "plain") for s in PLAIN), *((s, "accumulated") for s in ACCUMULATED)]
+OTHERS = [("deepspeed_zero1", "plain"), ("deepspeed_zero2", "plain")]
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +37,46 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     return found
 
 
+def _job(strategy: str, case: str) -> Job:
+    overrides = (*CASES[case], f"strategy={strategy}")
+    return Job(f"{strategy}-{case}", overrides, poisoned=POISONED)
+
+
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
     """What two processes left."""
-    jobs = [
-        Job(f"{strategy}-{case}", (*CASES[case], f"strategy={strategy}"), poisoned=POISONED)
-        for strategy, case in LEFT_OUT
-    ]
+    jobs = [_job(*pair) for pair in LEFT_OUT]
     for strategy in STOPPED:
         stop = (*_SIX_STEPS, f"strategy={strategy}", "trainer.on_nan=stop")
         jobs.append(Job(f"{strategy}-stop", stop, poisoned=POISONED))
     return run_jobs(tmp_path_factory, "nonfinite", jobs)
 
 
+@pytest.fixture(scope="module")
+def others_together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
+    """What they left of the strategies that are slow tests."""
+    return run_jobs(tmp_path_factory, "nonfinite-others", [_job(*pair) for pair in OTHERS])
+
+
 @pytest.mark.parametrize(("strategy", "case"), LEFT_OUT)
 def test_all_ranks_leave_out_the_step(
     strategy: str, case: str, alone: Mapping[str, Path], together: Mapping[str, Outcome]
 ) -> None:
-    outcome = together[f"{strategy}-{case}"]
+    _check_left_out(together[f"{strategy}-{case}"], case, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "case"), OTHERS)
+def test_all_ranks_leave_out_the_step_with_other_strategies(
+    strategy: str,
+    case: str,
+    alone: Mapping[str, Path],
+    others_together: Mapping[str, Outcome],
+) -> None:
+    _check_left_out(others_together[f"{strategy}-{case}"], case, alone)
+
+
+def _check_left_out(outcome: Outcome, case: str, alone: Mapping[str, Path]) -> None:
     start = read_weights(alone["start"])
     assert difference(outcome.weights, read_weights(alone[case]), start=start) < 1e-5
     # The step would be seen, were it made.

@@ -14,8 +14,8 @@ import torch
 from rank_jobs import Job, Outcome, run_jobs
 from tiny_runs import REPOSITORY, TWENTY_STEPS, script_environment
 
-# DDP does so in jobs of a SLURM (tests/slurm).
-_STRATEGIES = ("deepspeed_zero2",)
+# One that has the whole state on every rank, and one that has parts.
+_STRATEGIES = ("ddp", "deepspeed_zero2")
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
     for strategy in _STRATEGIES:
         overrides = (
             *(*TWENTY_STEPS, f"strategy={strategy}", "trainer.checkpoint_every_n_steps=1000"),
-            "trainer.accumulate_grad_batches=2",
+            *("trainer.accumulate_grad_batches=2", "trainer.max_steps=8"),
         )
         jobs += [
             Job(f"{strategy} whole", overrides),

@@ -30,8 +30,9 @@ LEFT_OUT = (
     "trainer.checkpoint_every_n_steps=1",
     "trainer.on_nan=skip",
 )
-# Strategies that go on with a run of DDP's: whole weights, and the two that cut them.
+# Strategies that go on with a run of DDP's: the two that cut the weights; whole ones are slow.
 ADAPTED = ("deepspeed_zero3", "fsdp2")
+OTHER_ADAPTED = "deepspeed_zero2"
 # ZeRO shards the same tensors as before; only sums over ranks may come in another order.
 _SAME = 1e-6
 # Adam divides by the root of small numbers, so rounding grows from step to step.
@@ -63,23 +64,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
             Job(f"{strategy} first half", overrides, folder=strategy, die_at=7),
             Job(f"{strategy} second half", overrides, folder=strategy),
         ]
-        if strategy not in ADAPTED:
-            continue
-        jobs += [
-            # Started as DDP.
-            Job(
-                f"{strategy} from ddp, first half",
-                (*TEN_STEPS, "strategy=ddp"),
-                folder=f"{strategy} from ddp",
-                die_at=5,
-            ),
-            Job(f"{strategy} unasked", overrides, folder=f"{strategy} from ddp"),
-            Job(
-                f"{strategy} from ddp",
-                (*overrides, "resume=adapt"),
-                folder=f"{strategy} from ddp",
-            ),
-        ]
+        if strategy in ADAPTED:
+            jobs += _adapted(strategy)
     overrides = (*TEN_STEPS, f"strategy={OFFLOADED}")
     jobs += [
         Job(f"{OFFLOADED} first half", overrides, folder=OFFLOADED, die_at=7),
@@ -93,6 +79,17 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
             Job(f"{strategy} after it", overrides, folder=folder),
         ]
     return run_jobs(tmp_path_factory, "resume", jobs)
+
+
+def _adapted(strategy: str) -> list[Job]:
+    """Started as DDP."""
+    folder = f"{strategy} from ddp"
+    overrides = (*TEN_STEPS, f"strategy={strategy}")
+    return [
+        Job(f"{folder}, first half", (*TEN_STEPS, "strategy=ddp"), folder=folder, die_at=5),
+        Job(f"{strategy} unasked", overrides, folder=folder),
+        Job(folder, (*overrides, "resume=adapt"), folder=folder),
+    ]
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -140,6 +137,15 @@ def test_a_run_goes_on_with_another_strategy(
     together: Mapping[str, Outcome],
 ) -> None:
     found = together[f"{strategy} from ddp"].weights
+    assert difference(found, read_weights(alone), start=start) < _OTHER
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_one_more_strategy(
+    tmp_path_factory: pytest.TempPathFactory, alone: Path, start: Mapping[str, Tensor]
+) -> None:
+    jobs = _adapted(OTHER_ADAPTED)
+    found = run_jobs(tmp_path_factory, "resume-other", jobs)[f"{OTHER_ADAPTED} from ddp"].weights
     assert difference(found, read_weights(alone), start=start) < _OTHER
 
 
