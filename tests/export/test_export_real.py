@@ -26,12 +26,12 @@ from embedllm.files import write_json
 from embedllm.versions import git_revision, hardware, library_versions
 
 TOLERANCE = 1e-5
+MAX_SECONDS = 7200
 NUM_SENTENCES = 190
 
 
 def train_and_export(folder: Path) -> Path:
     """Makes `merged` and `sentence-transformers` in a folder, and returns their adapter."""
-    environment = script_environment(OMP_NUM_THREADS="2")
     train = [
         "train.py",
         "run_name=short",
@@ -45,7 +45,7 @@ def train_and_export(folder: Path) -> Path:
         words = [f"adapter={adapter}", f"output={folder / kind}", f"format={kind}"]
         commands.append(["-m", "embedllm", "export", *words])
     for command in commands:
-        found = run_script(*command, environment=environment, timeout=900)
+        found = run_script(*command, environment=script_environment(), timeout=3600)
         assert found.returncode == 0, found.stderr
     return adapter
 
@@ -58,6 +58,7 @@ def differences(found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(MAX_SECONDS)
 def test_smollm2_trained_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
