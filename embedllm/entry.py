@@ -318,8 +318,9 @@ def explain(error: Exception, schema: type[Any]) -> str:
         schema: The root dataclass.
     """
     if (own := earlier_error(error)) is not None:
-        # One of our resolvers raised it, and said all.
-        return str(own)
+        # One of our resolvers raised it, and said all but the key.
+        key = getattr(error, "full_key", None)
+        return f"{key}: {own}" if key else str(own)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = error.missing_cfg_file.partition("/")
         if error.missing_cfg_file == "hydra/sweeper/optuna":
@@ -327,8 +328,6 @@ def explain(error: Exception, schema: type[Any]) -> str:
         # Hydra's own groups come with plug-ins too, so their message is left to Hydra.
         if group != "hydra" and (options := option_names(group)):
             return _describe_unknown_option(group, option, options)
-    if (own := _own_error(error)) is not None:
-        return own
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     text = str(error).split("\nConfig search path:")[0].strip()
     if not isinstance(cause, OmegaConfBaseException):
@@ -343,17 +342,6 @@ def explain(error: Exception, schema: type[Any]) -> str:
     if "not in" not in reason or owner is None:
         return f"{text.splitlines()[0]}\n{key or 'config'}: {reason}"
     return _describe_unknown_key(key, owner)
-
-
-def _own_error(error: Exception) -> str | None:
-    """Returns key and message of an error that one of our resolvers raised, None for others."""
-    key = getattr(error, "full_key", None)
-    place: BaseException | None = error
-    while place is not None:
-        if isinstance(place, EmbedllmError):
-            return f"{key}: {place}" if key else str(place)
-        place = place.__cause__ or place.__context__
-    return None
 
 
 def _refuse_added_keys(config: DictConfig, place: str = "") -> None:

@@ -229,8 +229,9 @@ def _count_faults(text: Annotation, axes: Axes, taken: list[Any]) -> tuple[bool,
     crossed = 0
     for line in axes.lines:
         path = line.get_transform().transform_path(line.get_path())
+        marks: Any = path.vertices
         # Its own mark is further away than that.
-        hidden += sum(box.padded(_MARK).contains(*mark) for mark in path.vertices)
+        hidden += sum(box.padded(_MARK).contains(*mark) for mark in marks)
         crossed += line.get_linestyle() != "None" and path.intersects_bbox(box, filled=False)
     return bool(box.x0 < room.x0 or box.x1 > room.x1), int(hidden), int(crossed)
 

@@ -154,7 +154,8 @@ def _add_legend(figure: Figure, axes: Axes, ways: list[int], size: Size) -> None
     from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
 
-    handles, labels = axes.get_legend_handles_labels()
+    shown, labels = axes.get_legend_handles_labels()
+    handles: list[Any] = list(shown)
     if ways:
         handles.append(tuple(Line2D([], [], **_filled(way)) for way in ways))
         labels.append("runs from here")
