@@ -7,12 +7,14 @@ import os
 import sys
 import warnings
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from embedllm.secrets import redact
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_DEEPSPEED: Final = "DeepSpeed"
 
 
 def process_number() -> int:
@@ -111,6 +113,14 @@ def quiet_libraries() -> None:
     quiet_loggers()
 
 
+def _off_stdout(record: logging.LogRecord) -> bool:
+    """Sends what DeepSpeed logs to stderr, for stdout is for results, and leaves out the CPU."""
+    for handler in logging.getLogger(_DEEPSPEED).handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.setStream(sys.stderr)
+    return "Setting accelerator to CPU" not in record.getMessage()
+
+
 def quiet_loggers() -> None:
     """Does the part of `quiet_libraries` that imports nothing."""
     for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
@@ -119,6 +129,8 @@ def quiet_loggers() -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # peft loads it with any LoRA; it misses kernels that quantised layers alone would use.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # Saving a model imports it where it is installed. It sets its own level, but leaves filters.
+    logging.getLogger(_DEEPSPEED).addFilter(_off_stdout)
     # Our loader makes its batches ahead, on a thread of its own.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*Checkpoint directory .* exists and is not empty.*")

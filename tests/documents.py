@@ -47,6 +47,14 @@ def shown_commands(page: str) -> list[str]:
     return list(dict.fromkeys(commands))
 
 
+def documented_keys(command: str) -> set[str]:
+    """Returns the keys that docs/terminal.md names for the JSON of a command."""
+    text = (ROOT / "docs/terminal.md").read_text(encoding="utf-8")
+    [cell] = re.findall(rf"^\| `{re.escape(command)}` \| (.*) \|$", text, re.MULTILINE)
+    # Names of files and of configuration keys have a dot.
+    return set(re.findall(r"`(\w+)`", cell))
+
+
 def snippets(page: str) -> list[str]:
     """Returns the Python of a page, block by block."""
     return [body for language, body in _blocks(page) if language in ("python", "py")]

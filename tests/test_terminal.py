@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
-from documents import ROOT, documented
+from documents import ROOT, documented, documented_keys
 from tiny_runs import REPOSITORY, run_script, script_environment
 
+from embedllm import cli
 from embedllm.cli import COMMANDS, usage
 from embedllm.entry import CONF_DIR
 from embedllm.errors import EXIT_CODES
+from embedllm.log import quiet_loggers
 
 PAGE = "docs/terminal.md"
 ESCAPE = "\x1b"
@@ -25,9 +29,13 @@ ESCAPE = "\x1b"
 _ONE_WAY = ("strategy=single", "model.quantization=none", "trainer.activation_checkpointing=none")
 
 
+def _places(folder: Path) -> list[str]:
+    return [f"paths.{name}_dir={folder}/{name}" for name in ("output", "results", "cache")]
+
+
 def _call(folder: Path, *arguments: str, **changes: str) -> subprocess.CompletedProcess[str]:
     """Runs a command with its folders below `folder`."""
-    places = [f"paths.{name}_dir={folder}/{name}" for name in ("output", "results", "cache")]
+    places = _places(folder)
     if "results" in arguments or "report" in arguments:
         places = places[1:2]
     return run_script(*arguments, *places, environment=script_environment(**changes))
@@ -51,49 +59,59 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, A
 
 def test_a_quiet_training_says_nothing_but_its_result(trained: tuple[Path, dict[str, Any]]) -> None:
     folder, record = trained
-    assert record.keys() == {"before", "after", "adapter", "results", "seconds"}
+    assert record.keys() == documented_keys("train.py")
     assert Path(record["adapter"]).is_dir()
     assert record["after"]["tasks"]["sample-test"] == record["after"]["averages"]["sts"]
     log = (folder / "output" / "first" / "train.log").read_text()
     assert "step 8/8" in log
 
 
-@pytest.mark.parametrize(
-    ("arguments", "keys"),
-    [
-        (("evaluate.py", "model=tiny"), {"name", "tasks", "averages", "results"}),
-        (("-m", "embedllm", "results"), None),
-        (("-m", "embedllm", "plan", "model=tiny", *_ONE_WAY), set()),
-        (
-            (
-                "-m",
-                "embedllm",
-                "encode",
-                "model=tiny",
-                "input={folder}/in.txt",
-                "output={folder}/out",
-            ),
-            {"output", "num_rows", "num_shards", "num_shards_made", "embedding_dim", "dtype"},
-        ),
-    ],
-)
-def test_results_are_json_for_scripts(
-    arguments: tuple[str, ...], keys: set[str] | None, trained: tuple[Path, dict[str, Any]]
+def test_a_training_prints_its_scores_and_the_gain(
+    trained: tuple[Path, dict[str, Any]],
+    entry_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    folder = trained[0]
-    (folder / "in.txt").write_text("A dog runs.\n")
-    words = [word.format(folder=folder) for word in arguments]
-    ended = _call(folder, *words, "console.format=json", "console.quiet=true")
+    folder, record = trained
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    # It is done, so nothing is trained or scored again.
+    cli.main(["train", "debug=tiny", "run_name=first", *_places(folder)])
+    rows = re.findall(
+        r"^ *(before|after|gain) +([-+]?[\d.]+)", capsys.readouterr().out, re.MULTILINE
+    )
+    before, after = (record[name]["averages"]["sts"] for name in ("before", "after"))
+    expected = {"before": before, "after": after, "gain": after - before}
+    assert [name for name, _ in rows] == list(expected)
+    assert {name: float(value) for name, value in rows} == pytest.approx(expected, abs=0.011)
+
+
+@pytest.mark.parametrize("command", ["evaluate.py", "-m embedllm results"])
+def test_results_are_json_for_scripts(command: str, trained: tuple[Path, dict[str, Any]]) -> None:
+    words = [*command.split(), *(["model=tiny"] if command == "evaluate.py" else [])]
+    ended = _call(trained[0], *words, "console.format=json", "console.quiet=true")
     assert (ended.returncode, ended.stderr) == (0, "")
     [line] = ended.stdout.splitlines()
     record = json.loads(line)
-    if keys is None:
-        assert isinstance(record, list)
-        assert record
-    elif not keys:
-        assert record
+    if command == "evaluate.py":
+        assert record.keys() == documented_keys(command)
     else:
-        assert record.keys() == keys
+        assert [row["run_name"] for row in record].count("first") == 2
+
+
+def test_deepspeed_logs_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    # As its own module makes it when something imports it.
+    handler = logging.StreamHandler(sys.stdout)
+    logger = logging.getLogger("DeepSpeed")
+    logger.addHandler(handler)
+    try:
+        quiet_loggers()
+        logger.warning("Setting accelerator to CPU. If you have GPU")
+        logger.warning("something else")
+    finally:
+        logger.removeHandler(handler)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.splitlines()[0].endswith("something else")
 
 
 def test_pipes_get_plain_text_that_is_not_cut(trained: tuple[Path, dict[str, Any]]) -> None:
@@ -170,20 +188,32 @@ def test_help_names_codes_that_there_are(name: str) -> None:
         ("plan", "hardware=a1000", "hardware=a1000 is not known"),
         ("results", "paths.results_dir=/nowhere", "/nowhere"),
         ("report", "paths.results_dir=/nowhere", "/nowhere"),
+        ("export", "adapter=/nowhere output=/tmp/none", "there is no folder /nowhere"),
         ("demo", "port=99999", "port=99999 is out of range"),
         ("demo", "host=no.such.host.invalid", "is no address of this machine"),
         ("results", "console.format=yaml", "allowed: text, json"),
         ("plan", "console.quiet=perhaps", "console.quiet"),
     ],
 )
-def test_mistakes_are_one_message(command: str, mistake: str, part: str) -> None:
-    ended = run_script("-m", "embedllm", command, *mistake.split(), "console.quiet=true")
-    if "console.quiet" in mistake:
-        ended = run_script("-m", "embedllm", command, *mistake.split())
-    assert (ended.returncode, ended.stdout) == (2, ""), ended.stderr
-    assert ended.stderr.startswith("error: ")
-    assert "Traceback" not in ended.stderr
-    assert part in ended.stderr
+def test_mistakes_are_one_message(
+    command: str,
+    mistake: str,
+    part: str,
+    entry_process: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    # The demo's library does more than others when it is imported.
+    monkeypatch.setitem(sys.modules, "nicegui", ModuleType("nicegui"))
+    quiet = [] if "console.quiet" in mistake else ["console.quiet=true"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, *mistake.split(), *quiet])
+    said = capsys.readouterr()
+    assert (ended.value.code, said.out) == (2, "")
+    assert said.err.startswith("error: ")
+    assert "Traceback" not in said.err
+    assert part in said.err
 
 
 # --- Completion -----------------------------------------------------------------------------------
