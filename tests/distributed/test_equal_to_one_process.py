@@ -59,7 +59,8 @@ ESSENTIAL = {
     "deepspeed_zero2_offload": ("full",),
     "deepspeed_zero3_offload": ("lora",),
 }
-# Strategies that compute in 16 bits what DDP does.
+# Strategies that compute in 16 bits what DDP does. Where weights are in pieces the rows of a batch
+# are computed in other portions and so rounded otherwise, by the 8 bits of bfloat16.
 ROUNDED = ("deepspeed_zero2", "deepspeed_zero3", "fsdp2")
 PRECISIONS = {"bfloat16": "model.dtype=bfloat16", "mixed": "trainer.precision=bf16-mixed"}
 SCALED = ("deepspeed_zero2", "deepspeed_zero3")
@@ -234,9 +235,9 @@ def test_16_bits_are_those_of_ddp(
     start = read_weights(alone["start"])
     found = together[f"{strategy}-{precision}"].weights
     expected = together[f"ddp-{precision}"].weights
-    assert difference(found, expected, start=start) < 1e-5
+    assert difference(found, expected, start=start) < 2**-8
     # And of nobody who computes in 32.
-    assert difference(found, together["ddp-lora"].weights, start=start) > 1e-3
+    assert difference(found, together["ddp-lora"].weights, start=start) > 1e-2
 
 
 @pytest.mark.parametrize("strategy", SCALED)
