@@ -74,7 +74,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
     for strategy in NO_STATE:
         overrides, folder = (*LEFT_OUT, f"strategy={strategy}"), f"{strategy} left out"
         jobs += [
-            Job(f"{strategy} left out, whole", overrides, poisoned=(1,)),
+            Job(f"{strategy} left out whole", overrides, poisoned=(1,)),
             Job(f"{strategy} left out", overrides, folder=folder, poisoned=(1,), die_at=1),
             Job(f"{strategy} after it", overrides, folder=folder),
         ]
@@ -113,7 +113,7 @@ def test_a_run_in_host_memory_goes_on(
 def test_a_run_goes_on_from_before_its_first_step(
     strategy: str, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
 ) -> None:
-    whole = together[f"{strategy} left out, whole"].weights
+    whole = together[f"{strategy} left out whole"].weights
     resumed = together[f"{strategy} after it"].weights
     assert difference(resumed, whole, start=start) < _SAME
 
