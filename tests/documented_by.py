@@ -87,7 +87,7 @@ RUN_BY: Final = {
     'eval "$(sudo slurm/local-cluster.sh start)"': f"{_CLUSTER}::call_script",
     "sudo slurm/local-cluster.sh status": f"{_CLUSTER}::call_script",
     "sudo slurm/local-cluster.sh stop": f"{_CLUSTER}::call_script",
-    "sbatch --array=0-1 slurm/sweep.sbatch model=opt-125m seed=1,2": (
+    "sbatch --array=0-1 slurm/sweep.sbatch sweep_name=two-seeds model=opt-125m seed=1,2": (
         f"{_JOBS}::test_an_array_of_which_one_job_is_requeued"
     ),
     "scancel --signal=USR1 1234": f"{_JOBS}::test_an_array_of_which_one_job_is_requeued",
