@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import runpy
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from documents import ROOT, documented
-from tiny_runs import script_environment
+from tiny_runs import restored_logging, script_environment
 
 CLUSTER = "python examples/embed_and_cluster.py examples/texts --clusters 4"
 FINETUNE = "python examples/finetune_on_pairs.py examples/pairs.csv"
@@ -54,10 +55,13 @@ def _call(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int | 
     for name, value in _environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", [script, *words])
-    try:
-        runpy.run_path(script, run_name="__main__")
-    except SystemExit as ended:
-        return ended.code
+    with restored_logging():
+        # What another test left would write to a stream that is closed by now.
+        logging.getLogger().handlers.clear()
+        try:
+            runpy.run_path(script, run_name="__main__")
+        except SystemExit as ended:
+            return ended.code
     return 0
 
 

@@ -99,7 +99,8 @@ def test_closing_ends_the_thread_and_drops_what_is_not_begun() -> None:
     assert not _threads()
     # All that were waiting would have taken five seconds.
     assert 1 <= len(made) < 1000
-    assert made == list(range(len(made)))
+    # One may be begun while those before it are being dropped.
+    assert made[:-1] == list(range(len(made) - 1))
 
 
 def test_nothing_happens_before_the_first_result_is_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -74,11 +75,18 @@ class ContrastiveModule(pl.LightningModule):
 
     def training_step(self, batch: ContrastiveBatch, batch_idx: int) -> Tensor:
         """Returns the loss of one contrastive batch, with gradient."""
-        # The trainer has entered it already, but DeepSpeed's engine, which lies between, leaves it.
-        with self.trainer.precision_plugin.forward_context():
+        with self._forward_context():
             if self._has_two_passes:
                 return self._step_in_two_passes(batch, batch_idx)
             return self._score(self._embed(batch), batch)
+
+    def _forward_context(self) -> AbstractContextManager[None]:
+        """Returns what `trainer.precision` computes in; nothing special without a trainer.
+
+        The trainer has entered it already, but DeepSpeed's engine, which lies between, leaves it.
+        """
+        trainer = self._trainer
+        return nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: Optimizer) -> None:
         """Clears gradients, which the trainer asks for between the step and its backward pass."""
