@@ -6,10 +6,15 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from load_memory import BLOCK_MIB, MEASURED, needs_proc
 from tiny_runs import REPOSITORY, script_environment
+
+from embedllm.config import ModelConfig, StrategyConfig
+from embedllm.models.spreading import spreading_of
 
 DEEP = {**MEASURED, "num_hidden_layers": 2 * MEASURED["num_hidden_layers"]}
 
@@ -50,6 +55,16 @@ with joined(timeout_seconds=120) as rank:
         del encoder
         gc.collect()  # so that the next one does not begin beside it
 """
+
+
+def test_zero_3_cuts_a_model_for_one_process_too() -> None:
+    # Whose share may lie in host memory while the device has no room for the whole.
+    options: dict[str, Any] = {"device": torch.device("cpu"), "training": True}
+    zero = StrategyConfig("deepspeed", stage=3, offload="cpu")
+    found = spreading_of(zero, ModelConfig(name="x"), Path(), **options)
+    assert found is not None
+    assert not found.may_read_early
+    assert spreading_of(StrategyConfig("fsdp2"), ModelConfig(name="x"), Path(), **options) is None
 
 
 @pytest.fixture(scope="module")
