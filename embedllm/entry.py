@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,7 +95,7 @@ def register(*config_names: str) -> None:
     # help lists, which takes seconds. There is one store, and what is loaded from it is a copy.
     ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     for name in config_names or _SCHEMAS:
-        ConfigStore.instance().store(name=f"{name}_schema", node=_SCHEMAS[name])
+        _store_schema(name)
     OmegaConf.register_new_resolver("oc.env", resolvers.environment_value, replace=True)
     for resolver in (
         resolvers.data_dir,
@@ -109,6 +110,11 @@ def register(*config_names: str) -> None:
         program.as_called,
     ):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+
+
+@cache
+def _store_schema(config_name: str) -> None:
+    ConfigStore.instance().store(name=f"{config_name}_schema", node=_SCHEMAS[config_name])
 
 
 def run(config_name: str, task: Callable[[Any, Invocation], Any]) -> None:

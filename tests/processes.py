@@ -1,7 +1,8 @@
-"""Starts `python -m embedllm` in processes of their own and waits for what they do."""
+"""Processes of `python -m embedllm` and of ranks: started, and waited for."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import time
@@ -32,3 +33,18 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end
         time.sleep(0.002)
+
+
+def free_port() -> str:
+    """Returns a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+def rank_variables(rank: int, world_size: int, port: str) -> dict[str, str]:
+    """Returns the variables that torchrun gives one of several processes on one machine."""
+    ranks = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0}
+    sizes = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return {name: str(value) for name, value in {**ranks, **sizes, **place}.items()}

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from documents import documented
+from forked import Forked
 from tiny_runs import REPOSITORY, run_script, script_environment
 
 # What makes any documented sweep a matter of seconds, and leaves the choices of its file.
@@ -53,17 +52,12 @@ def kill_sweep_when(
 ) -> None:
     """Starts a documented sweep and kills it without a word as soon as something is there."""
     arguments = tiny_sweep(command, output_dir, *overrides)
-    process = subprocess.Popen(
-        [sys.executable, *arguments, f"paths.results_dir={output_dir}/store"],
-        cwd=REPOSITORY,
-        env=script_environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    words = [*arguments, f"paths.results_dir={output_dir}/store"]
+    process = Forked(words, script_environment(), folder=REPOSITORY)
     deadline = time.monotonic() + 300
     while not is_due():
-        assert process.poll() is None
+        assert process.is_running
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    assert process.wait(60).returncode == -signal.SIGKILL

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from forked import Forked, can_fork
 from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 from torch import Tensor
@@ -150,10 +151,14 @@ def run_script(
     folders = [a.partition("=")[2] for a in arguments if a.startswith("paths.output_dir=")]
     is_placed = any(a.startswith("paths.results_dir=") for a in arguments)
     store = [] if is_placed else [f"paths.results_dir={folder}/store" for folder in folders[:1]]
+    variables = dict(environment) if environment is not None else script_environment()
+    words = (*arguments, *store)
+    if can_fork(words, variables):
+        return Forked(words, variables, folder=REPOSITORY).wait(timeout)
     return subprocess.run(
-        [sys.executable, *arguments, *store],
+        [sys.executable, *words],
         cwd=REPOSITORY,
-        env=dict(environment) if environment is not None else script_environment(),
+        env=variables,
         capture_output=True,
         text=True,
         timeout=timeout,

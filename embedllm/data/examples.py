@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, cast
 
 import numpy as np
@@ -30,7 +32,7 @@ class TrainingData:
         sha256: Of the source file, or of the examples where there is no file.
     """
 
-    examples: list[Example]
+    examples: Sequence[Example]
     sha256: str
 
 
@@ -46,10 +48,7 @@ def load_training_data(config: DataConfig, *, seed: int) -> TrainingData:
         ConfigError: Only some of the column names are given.
     """
     if config.source == "sample":
-        triplets = generate_triplets(SAMPLE_SIZE, seed=0)
-        examples = [Example(t.anchor, t.positive, (t.negative,)) for t in triplets]
-        text = "\n".join("\t".join(triplet) for triplet in triplets)
-        data = TrainingData(examples, hashlib.sha256(text.encode()).hexdigest())
+        data = _sample()
     else:
         assert config.path is not None
         result = read_examples(
@@ -67,6 +66,14 @@ def load_training_data(config: DataConfig, *, seed: int) -> TrainingData:
             "training needs at least 2"
         )
     return _subset(data, config.max_examples, seed)
+
+
+@cache
+def _sample() -> TrainingData:
+    triplets = generate_triplets(SAMPLE_SIZE, seed=0)
+    examples = tuple(Example(t.anchor, t.positive, (t.negative,)) for t in triplets)
+    text = "\n".join("\t".join(triplet) for triplet in triplets)
+    return TrainingData(examples, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _subset(data: TrainingData, max_examples: int | None, seed: int) -> TrainingData:

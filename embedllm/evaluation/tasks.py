@@ -16,13 +16,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Final, Literal, TypedDict
+from typing import TYPE_CHECKING, Final, Literal, TypedDict
 
 from embedllm.errors import ConfigError, DataError
 from embedllm.evaluation.readers import TASK_FILES, Layout, TaskContent, read_task_files
 from embedllm.evaluation.transfer_readers import TRANSFER_FILES
+
+if TYPE_CHECKING:
+    from embedllm.data.sample import ScoredPair
 
 Verify = Literal["strict", "counts"]
 
@@ -230,16 +234,21 @@ def _verify_checksums(task: PairTask, content: TaskContent) -> None:
 
 
 def _load_sample(name: str) -> PairTask:
-    from embedllm.data.sample import generate_pairs
-
     split: Literal["dev", "test"] = "dev" if name == "sample-dev" else "test"
-    pairs = generate_pairs(_NUM_SAMPLE_PAIRS, split=split, seed=_SAMPLE_SEED)
+    pairs = _sample_pairs(split)
     subset = PairSubset(
         sentence1=[pair.sentence1 for pair in pairs],
         sentence2=[pair.sentence2 for pair in pairs],
         scores=[float(pair.score) for pair in pairs],
     )
     return PairTask(name=name, subsets={split: subset})
+
+
+@cache
+def _sample_pairs(split: Literal["dev", "test"]) -> Sequence[ScoredPair]:
+    from embedllm.data.sample import generate_pairs
+
+    return tuple(generate_pairs(_NUM_SAMPLE_PAIRS, split=split, seed=_SAMPLE_SEED))
 
 
 def _check_name(name: str) -> None:

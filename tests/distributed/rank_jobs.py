@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from filelock import FileLock
+from forked import Forked
+from processes import free_port, rank_variables
 from tiny_runs import REPOSITORY, read_weights, script_environment
 from torch import Tensor
 
@@ -138,19 +138,15 @@ def _start(root: Path, outcomes: Sequence[Outcome], num_processes: int) -> None:
     path = root / "jobs.json"
     entries = [{**asdict(o.job), "folder": str(o.folder)} for o in outcomes]
     path.write_text(json.dumps(entries), encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    process = subprocess.run(
-        [*command, f"--nproc-per-node={num_processes}", str(WORKER), str(path)],
-        cwd=REPOSITORY,
-        env=script_environment(PYTHONPATH=str(REPOSITORY)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=2400,
-        check=False,
-    )
+    port = free_port()
+    ranks = []
+    for rank in range(num_processes):
+        environment = script_environment(**rank_variables(rank, num_processes, port))
+        ranks.append(Forked((str(WORKER), str(path)), environment, folder=REPOSITORY))
+    ended = [rank.wait(2400) for rank in ranks]
     is_killed = any(outcome.job.killed_at for outcome in outcomes)
-    assert (process.returncode != 0) == is_killed, process.stdout[-4000:]
+    said = "\n".join(one.stdout[-2000:] + one.stderr[-2000:] for one in ended)
+    assert any(one.returncode != 0 for one in ended) == is_killed, said
 
 
 def difference(

@@ -1,6 +1,6 @@
 """One rank of a test: runs the trainings of a job file, one after another, in one process group.
 
-Started by torchrun with the job file's path; starting processes costs more than a tiny training.
+Started with the job file's path and what torchrun says of a rank.
 """
 
 from __future__ import annotations

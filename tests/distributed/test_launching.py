@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ import psutil
 import pytest
 import torch.distributed.launcher.api as elastic
 from documents import documented
+from processes import free_port, rank_variables
 from tiny_runs import REPOSITORY, read_json, run_script, script_environment
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
@@ -132,9 +132,7 @@ def test_machines_need_a_launcher(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("victim", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_rank_that_dies_ends_the_others(victim: int, tmp_path: Path) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     endless = ("debug=tiny", "strategy=ddp", "evaluation=none", "run_name=run")
     endless += ("trainer.max_steps=100000", "trainer.max_epochs=100000")
     # Started by hand, so that nobody but the ranks themselves notices.
@@ -142,14 +140,7 @@ def test_a_rank_that_dies_ends_the_others(victim: int, tmp_path: Path) -> None:
         subprocess.Popen(
             [sys.executable, "train.py", *endless, f"paths.output_dir={tmp_path}"],
             cwd=REPOSITORY,
-            env=script_environment(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE="2",
-                LOCAL_WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=str(port),
-            ),
+            env=script_environment(**rank_variables(rank, 2, port)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

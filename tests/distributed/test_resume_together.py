@@ -71,6 +71,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
         Job(f"{OFFLOADED} first half", overrides, folder=OFFLOADED, die_at=7),
         Job(f"{OFFLOADED} second half", overrides, folder=OFFLOADED),
     ]
+    jobs.append(Job("half", (*TEN_STEPS, "strategy=deepspeed_zero3"), die_at=7))
     for strategy in NO_STATE:
         overrides, folder = (*LEFT_OUT, f"strategy={strategy}"), f"{strategy} left out"
         jobs += [
@@ -159,10 +160,9 @@ def test_another_strategy_has_to_be_asked_for(
 
 
 def test_one_process_goes_on_where_two_stopped(
-    tmp_path_factory: pytest.TempPathFactory, alone: Path, start: Mapping[str, Tensor]
+    alone: Path, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
 ) -> None:
-    job = Job("half", (*TEN_STEPS, "strategy=deepspeed_zero3"), die_at=7)
-    folder = run_jobs(tmp_path_factory, "half", [job])["half"].folder
+    folder = together["half"].folder
     found = train_tiny(folder, *TEN_STEPS, "resume=adapt").adapter
     assert difference(read_weights(found), read_weights(alone), start=start) < _OTHER
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch.distributed as dist
+from processes import free_port, rank_variables
 from tiny_runs import REPOSITORY, script_environment
 
 from embedllm.distributed import joined
@@ -45,25 +45,13 @@ if os.environ["RANK"] == "0":
 """
 
 
-def _free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def test_a_job_goes_back_into_the_queue_only_when_all_stop() -> None:
-    ports = [_free_port() for _ in range(3)]
+    ports = [free_port() for _ in range(3)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _WORKER, *ports],
             cwd=REPOSITORY,
-            env=script_environment(
-                RANK=str(rank),
-                LOCAL_RANK=str(rank),
-                WORLD_SIZE="2",
-                LOCAL_WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1",
-            ),
+            env=script_environment(**rank_variables(rank, 2, ports[0])),
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -75,11 +63,8 @@ def test_a_job_goes_back_into_the_queue_only_when_all_stop() -> None:
 
 
 def _be_one_of(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    values = {"RANK": 0, "LOCAL_RANK": 0, "GROUP_RANK": 0, "WORLD_SIZE": world_size}
-    values |= {"LOCAL_WORLD_SIZE": world_size, "MASTER_PORT": int(_free_port())}
-    for name, value in values.items():
-        monkeypatch.setenv(name, str(value))
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    for name, value in rank_variables(0, world_size, free_port()).items():
+        monkeypatch.setenv(name, value)
 
 
 def test_asked_to_stop_before_all_have_met(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,8 @@ def train_and_export(folder: Path) -> Path:
         "train.py",
         "run_name=short",
         f"paths.output_dir={folder}",
-        "trainer.max_steps=3",
+        "data.global_batch_size=32",
+        "trainer.max_steps=8",
         "evaluation=none",
     ]
     commands = [train]

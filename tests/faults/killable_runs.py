@@ -6,13 +6,11 @@ A process says on a shared page where it is. Whoever wants to kill it waits for 
 from __future__ import annotations
 
 import mmap
-import multiprocessing
 import os
 import random
 import re
 import runpy
 import signal
-import socket
 import struct
 import sys
 import time
@@ -24,6 +22,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from forked import forked
+from processes import free_port, rank_variables
 from tiny_runs import REPOSITORY
 
 PHASES: Final = ("start", "step", "evaluation", "checkpoint", "adapter")
@@ -37,18 +37,6 @@ RUN: Final = (
     "trainer.max_steps=48",
     "trainer.checkpoint_every_n_steps=3",
     "evaluation.dev_every_n_steps=4",
-)
-# What a training imports. The server knows installed modules alone, and is silent about others.
-_IMPORTED_AHEAD: Final = (
-    "embedllm.training.command",
-    "embedllm.training.runner",
-    "embedllm.training.preflight",
-    "embedllm.entry",
-    "peft",
-    "pytest",
-    "sklearn.linear_model",
-    "torch.distributed.tensor",
-    "transformers.models.opt.modeling_opt",
 )
 _PAGE: Final = struct.Struct("<3i")
 _DEADLINE_SECONDS: Final = 300.0
@@ -210,10 +198,6 @@ class Death:
 class Starter:
     """Starts runs in forks of one process that has imported everything."""
 
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(_IMPORTED_AHEAD))
-
     def start(
         self, folder: Path, *overrides: str, num_ranks: int = 1, pause: Pause | None = None
     ) -> list[tuple[ForkServerProcess, Page]]:
@@ -229,22 +213,15 @@ class Starter:
         (folder / "go").unlink(missing_ok=True)
         paths = [f"paths.{n}_dir={folder / n}" for n in ("output", "results", "cache")]
         started = []
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port = str(listener.getsockname()[1])
+        port = free_port()
         for rank in range(num_ranks):
             name = f"rank-{rank}"
             (folder / f"{name}.page").write_bytes(bytes(mmap.PAGESIZE))
             environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
             if num_ranks > 1:
-                environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-                environment |= {"WORLD_SIZE": str(num_ranks), "LOCAL_WORLD_SIZE": str(num_ranks)}
-                environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+                environment |= rank_variables(rank, num_ranks, port)
             arguments = ([*RUN, *paths, *overrides], environment, folder, name)
-            process = self._context.Process(
-                target=run_train_py, args=arguments, kwargs={"pause": pause}
-            )
-            process.start()
+            process = forked(run_train_py, *arguments, pause=pause)
             started.append((process, Page(folder / f"{name}.page")))
         return started
 
