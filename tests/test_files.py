@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from limits import largest_file
 from safetensors import SafetensorError
 from tiny_runs import RunHere
 
@@ -94,21 +92,10 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of(path) == expected
 
 
-@contextmanager
-def _largest_file(num_bytes: int) -> Iterator[None]:
-    """Lets nothing in the block write a larger file; Python ignores the signal that says so."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_run_on_a_disk_that_fills_up_is_one_message(run_here: RunHere, tmp_path: Path) -> None:
     """A limit on file size stands in for the full disk: tensors no longer fit, small files do."""
     folders = (f"paths.output_dir={tmp_path}", f"paths.results_dir={tmp_path}/store")
-    with _largest_file(100_000):
+    with largest_file(100_000):
         code, said = run_here(
             "train.py", "debug=tiny", "run_name=a", "trainer.accelerator=cpu", *folders
         )

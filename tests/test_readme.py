@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
+from tiny_runs import compose_train, compose_typed
 
-from embedllm.entry import CONF_DIR, register, to_typed, with_full_keys
+from embedllm.entry import with_full_keys
 from embedllm.training.runner import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,12 +56,10 @@ def test_command_composes(command: str, monkeypatch: pytest.MonkeyPatch) -> None
     config_name = words[1].removesuffix(".py")
     overrides = [w for w in words[2:] if not w.startswith("--") and w != "job"]
     overrides = with_full_keys(config_name, overrides)
-    register()
     # A sweep composes once per value.
     parts = [re.split(r",(?![^\[]*\])", o) for o in overrides] if "--multirun" in words else []
     firsts = [p[0] for p in parts] or overrides
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(compose(config_name, overrides=[*firsts, *_names(config_name)]))
+    config = compose_typed(config_name, *firsts, *_names(config_name))
     assert is_dataclass(config)
 
 
@@ -96,10 +94,7 @@ def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     snippet = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
     assert snippet is not None
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        overrides = ["debug=tiny", "evaluation=none", "trainer.max_steps=2", "run_name=first"]
-        config = to_typed(compose("train", overrides=overrides))
+    config = compose_train("debug=tiny", "evaluation=none", "trainer.max_steps=2", "run_name=first")
     train(config, tmp_path / "outputs" / "first")
     monkeypatch.chdir(tmp_path)
     names: dict[str, np.ndarray] = {}

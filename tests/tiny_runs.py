@@ -18,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from forked import Forked, can_fork
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -43,22 +44,36 @@ TWENTY_STEPS = (
 
 def compose_train(*overrides: str) -> TrainConfig:
     """Returns the config that `train.py` would get with these overrides."""
-    config = _compose("train", overrides)
+    config = compose_typed("train", *overrides)
     assert isinstance(config, TrainConfig)
     return config
 
 
 def compose_evaluate(*overrides: str) -> EvaluateConfig:
     """Returns the config that `evaluate.py` would get with these overrides."""
-    config = _compose("evaluate", overrides)
+    config = compose_typed("evaluate", *overrides)
     assert isinstance(config, EvaluateConfig)
     return config
 
 
-def _compose(name: str, overrides: tuple[str, ...]) -> Any:
+def compose_typed(name: str, *overrides: str, conf_dir: Path = CONF_DIR) -> Any:
+    """Returns the config that a command would get with these overrides.
+
+    Args:
+        name: A root config: `train`, `evaluate` or a command.
+        overrides: As on the command line, with full keys.
+        conf_dir: Where the root config lies.
+    """
+    return to_typed(compose_raw(name, *overrides, conf_dir=conf_dir))
+
+
+def compose_raw(
+    name: str, *overrides: str, conf_dir: Path = CONF_DIR, with_hydra: bool = False
+) -> DictConfig:
+    """Returns the same before it is checked, with Hydra's own part where that is asked for."""
     register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return to_typed(compose(name, overrides=list(overrides)))
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
+        return compose(name, overrides=list(overrides), return_hydra_config=with_hydra)
 
 
 def tiny_config(output_dir: Path, *overrides: str) -> TrainConfig:

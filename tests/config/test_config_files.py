@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 from conf_options import CONFIG_MODULES, NAMES, OPTIONS, needs
-from hydra import compose, initialize_config_dir
-from tiny_runs import compose_evaluate, compose_train
+from tiny_runs import compose_evaluate, compose_raw, compose_train, compose_typed
 
 import embedllm.config as config_module
 from embedllm import cli
 from embedllm.config import SearchConfig, TrainConfig
-from embedllm.entry import CONF_DIR, register, to_typed, with_full_keys
+from embedllm.entry import CONF_DIR, with_full_keys
 from embedllm.errors import ConfigError
 from embedllm.models.adapters import check_adapter_config
 from embedllm.prompts.template import build_prompt
@@ -55,24 +54,18 @@ def test_every_option_composes_for_evaluation(option: str) -> None:
 
 @pytest.mark.parametrize("option", [o for o in OPTIONS if o.split("=")[0] in SEARCH_GROUPS])
 def test_every_option_composes_for_search(option: str) -> None:
-    register()
     # The search chooses by one task, whatever else an option of evaluation says.
     task = "evaluation.tasks=[STSBenchmark-dev]"
     overrides = [option, *needs(option), task, *NAMES["search"]]
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(compose("search", overrides=overrides))
+    config = compose_typed("search", *overrides)
     assert isinstance(config, SearchConfig)
     assert config.search.rungs
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_root_composes_with_its_own_help(name: str) -> None:
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        composed = compose(name, return_hydra_config=True)
-        words = composed.hydra.help.template
-        overrides = with_full_keys(name, NAMES.get(name, []))
-        config = to_typed(compose(name, overrides=overrides))
+    words = compose_raw(name, with_hydra=True).hydra.help.template
+    config = compose_typed(name, *with_full_keys(name, NAMES.get(name, [])))
     assert is_dataclass(config)
     script = f"{name}.py" if name in ("train", "evaluate") else f"-m embedllm {name}"
     assert f"python {script}" in words

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from conf_options import CONFIG_MODULES, NAMES
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tiny_runs import compose_evaluate, compose_train
+from tiny_runs import compose_evaluate, compose_raw, compose_train
 
 from embedllm.config import TrainConfig
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import to_typed
 from embedllm.errors import ConfigError
 
 # Key, values that are refused, values that are accepted, all as they are written on the command
@@ -129,9 +128,7 @@ REFUSED = [(key, value) for key, (refused, _) in RANGES.items() for value in ref
 @pytest.fixture(scope="module")
 def set_key() -> Callable[[str, str], TrainConfig]:
     """Changes one key of a config that was composed once: composing is the slow part."""
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        base = compose("train", overrides=["debug=tiny"])
+    base = compose_raw("train", "debug=tiny")
 
     def change(key: str, value: str) -> TrainConfig:
         config = to_typed(OmegaConf.merge(base, OmegaConf.from_dotlist([f"{key}={value}"])))
@@ -164,10 +161,8 @@ def test_values_in_range_are_accepted(key: str, set_key: Callable[[str, str], Tr
 @pytest.fixture(scope="module")
 def set_command_key() -> Callable[[str, str, str], Any]:
     """The same for a command."""
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        names = {name for name, _, _ in COMMAND_RANGES.values()}
-        bases = {name: compose(name, overrides=NAMES.get(name, [])) for name in names}
+    names = {name for name, _, _ in COMMAND_RANGES.values()}
+    bases = {name: compose_raw(name, *NAMES.get(name, [])) for name in names}
 
     def change(name: str, key: str, value: str) -> Any:
         return to_typed(OmegaConf.merge(bases[name], OmegaConf.from_dotlist([f"{key}={value}"])))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
+from tiny_runs import compose_typed
 
 from embedllm import cli
 from embedllm.config import PromptConfig, SearchConfig
 from embedllm.demonstrations import search_command
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import CONF_DIR
 
 NUM_CANDIDATES = 24
 NUM_PAIRS = 200
@@ -69,10 +69,8 @@ def ranking(folder: Path) -> list[dict[str, str]]:
 
 def compose_search(candidates: Path, output_dir: Path, conf_dir: Path = CONF_DIR) -> SearchConfig:
     """Returns the config that the command would get."""
-    register()
-    with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        overrides = arguments(candidates, output_dir)[1:]
-        config = to_typed(compose("search", overrides=overrides))
+    _, *overrides = arguments(candidates, output_dir)
+    config = compose_typed("search", *overrides, conf_dir=conf_dir)
     assert isinstance(config, SearchConfig)
     return config
 

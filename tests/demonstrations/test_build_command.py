@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 from chat_server import Reply, asked_sentence, chat_server, fail, say
-from hydra import compose, initialize_config_dir
 from test_wordnet import NOUNS
-from tiny_runs import REPOSITORY, read_json, restored_logging, script_environment
+from tiny_runs import REPOSITORY, compose_typed, read_json, restored_logging, script_environment
 
 from embedllm import cli
 from embedllm.config import DemonstrationConfig, DemonstrationsConfig
@@ -24,7 +23,6 @@ from embedllm.demonstrations.overlap import load_evaluation_texts
 from embedllm.demonstrations.proposal_store import FILE_NAME
 from embedllm.demonstrations.sentences import read_sentences
 from embedllm.demonstrations.sets import hash_demonstrations, load_demonstrations
-from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.errors import ConfigError, DataError
 from embedllm.evaluation.tasks import PAPER_TASKS, load_task
 from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS
@@ -34,9 +32,7 @@ KILLED_AT = 5
 
 
 def _compose(*overrides: str) -> DemonstrationsConfig:
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(compose("demonstrations", overrides=list(overrides)))
+    config = compose_typed("demonstrations", *overrides)
     assert isinstance(config, DemonstrationsConfig)
     return config
 

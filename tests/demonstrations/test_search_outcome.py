@@ -7,7 +7,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from search_runs import (
     NUM_CANDIDATES,
     NUM_PAIRS,
@@ -21,12 +20,12 @@ from search_runs import (
     search,
     unit_times,
 )
-from tiny_runs import read_json
+from tiny_runs import compose_typed, read_json
 
 from embedllm.config import DemonstrationConfig, SearchConfig
 from embedllm.demonstrations import search_command
 from embedllm.demonstrations.search_command import draw_candidates, run_search
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import CONF_DIR
 from embedllm.evaluation.sts import evaluate_sts
 from embedllm.evaluation.tasks import load_task
 from embedllm.invocation import Invocation
@@ -159,8 +158,8 @@ def test_the_saved_prompt_is_an_option_that_gives_the_winner(
     config = _search_saving(candidates, tmp_path, conf_dir, "searched/tiny")
     saved = conf_dir / "prompt" / "searched" / "tiny.yaml"
     assert saved.read_bytes() == (tmp_path / "run" / "prompt.yaml").read_bytes()
-    with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        composed = to_typed(compose("evaluate", overrides=["model=tiny", "prompt=searched/tiny"]))
+    overrides = ["model=tiny", "prompt=searched/tiny"]
+    composed = compose_typed("evaluate", *overrides, conf_dir=conf_dir)
     assert composed.prompt == prompt_of(config, ranking(finished)[0])
     text = saved.read_text(encoding="utf-8")
     assert "# python evaluate.py model=tiny prompt=searched/tiny\n" in text
@@ -175,11 +174,9 @@ def test_a_second_search_finds_a_second_demonstration(
     shutil.copytree(finished, tmp_path / "run")
     _search_saving(candidates, tmp_path, conf_dir, "searched/tiny")
     first = ranking(finished)[0]
-    register()
-    with initialize_config_dir(str(conf_dir), version_base="1.3"):
-        overrides = [*arguments(candidates, tmp_path)[1:], "prompt=searched/tiny"]
-        overrides += ["search.max_candidates=3", "search.rungs=[200]", "search.keep=[]"]
-        config = to_typed(compose("search", overrides=overrides))
+    overrides = [*arguments(candidates, tmp_path)[1:], "prompt=searched/tiny"]
+    overrides += ["search.max_candidates=3", "search.rungs=[200]", "search.keep=[]"]
+    config = compose_typed("search", *overrides, conf_dir=conf_dir)
     run_search(config, Invocation(overrides, tmp_path / "second", conf_dir))
     rows = ranking(tmp_path / "second")
     assert len(rows) == 3

@@ -22,7 +22,8 @@ TEN_STEPS = (
 # The same with its weights and the optimizer's state in host memory.
 OFFLOADED = "deepspeed_zero3_offload"
 # The optimizer has made no step yet when the first checkpoint is written, since it is left out.
-NO_STATE = ("deepspeed_zero2", "deepspeed_zero3", "fsdp2")
+NO_STATE = ("deepspeed_zero2", "deepspeed_zero3")
+OTHER_WITHOUT_STATE = "fsdp2"
 LEFT_OUT = (
     *_USUAL,
     "data.max_examples=24",
@@ -30,9 +31,9 @@ LEFT_OUT = (
     "trainer.checkpoint_every_n_steps=1",
     "trainer.on_nan=skip",
 )
-# Strategies that go on with a run of DDP's: the two that cut the weights; whole ones are slow.
-ADAPTED = ("deepspeed_zero3", "fsdp2")
-OTHER_ADAPTED = "deepspeed_zero2"
+# Strategies that go on with a run of DDP's: one that cuts the weights; the others are slow.
+ADAPTED = "deepspeed_zero3"
+OTHERS_ADAPTED = ("deepspeed_zero2", "fsdp2")
 # ZeRO shards the same tensors as before; only sums over ranks may come in another order.
 _SAME = 1e-6
 # Adam divides by the root of small numbers, so rounding grows from step to step.
@@ -64,22 +65,32 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
             Job(f"{strategy} first half", overrides, folder=strategy, die_at=7),
             Job(f"{strategy} second half", overrides, folder=strategy),
         ]
-        if strategy in ADAPTED:
-            jobs += _adapted(strategy)
+    jobs += _adapted(ADAPTED)
     overrides = (*TEN_STEPS, f"strategy={OFFLOADED}")
     jobs += [
         Job(f"{OFFLOADED} first half", overrides, folder=OFFLOADED, die_at=7),
         Job(f"{OFFLOADED} second half", overrides, folder=OFFLOADED),
     ]
     jobs.append(Job("half", (*TEN_STEPS, "strategy=deepspeed_zero3"), die_at=7))
-    for strategy in NO_STATE:
-        overrides, folder = (*LEFT_OUT, f"strategy={strategy}"), f"{strategy} left out"
-        jobs += [
-            Job(f"{strategy} left out whole", overrides, poisoned=(1,)),
-            Job(f"{strategy} left out", overrides, folder=folder, poisoned=(1,), die_at=1),
-            Job(f"{strategy} after it", overrides, folder=folder),
-        ]
+    jobs += [job for strategy in NO_STATE for job in _left_out(strategy)]
     return run_jobs(tmp_path_factory, "resume", jobs)
+
+
+@pytest.fixture(scope="module")
+def others_together(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Outcome]:
+    """What they left of the slow tests."""
+    jobs = [job for strategy in OTHERS_ADAPTED for job in _adapted(strategy)]
+    return run_jobs(tmp_path_factory, "resume-others", [*jobs, *_left_out(OTHER_WITHOUT_STATE)])
+
+
+def _left_out(strategy: str) -> list[Job]:
+    """Stopped before the optimizer has made a step."""
+    overrides, folder = (*LEFT_OUT, f"strategy={strategy}"), f"{strategy} left out"
+    return [
+        Job(f"{strategy} left out whole", overrides, poisoned=(1,)),
+        Job(f"{strategy} left out", overrides, folder=folder, poisoned=(1,), die_at=1),
+        Job(f"{strategy} after it", overrides, folder=folder),
+    ]
 
 
 def _adapted(strategy: str) -> list[Job]:
@@ -114,6 +125,19 @@ def test_a_run_in_host_memory_goes_on(
 def test_a_run_goes_on_from_before_its_first_step(
     strategy: str, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
 ) -> None:
+    _check_left_out(strategy, start, together)
+
+
+@pytest.mark.slow
+def test_fsdp_goes_on_from_before_its_first_step(
+    start: Mapping[str, Tensor], others_together: Mapping[str, Outcome]
+) -> None:
+    _check_left_out(OTHER_WITHOUT_STATE, start, others_together)
+
+
+def _check_left_out(
+    strategy: str, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
+) -> None:
     whole = together[f"{strategy} left out whole"].weights
     resumed = together[f"{strategy} after it"].weights
     assert difference(resumed, whole, start=start) < _SAME
@@ -130,30 +154,28 @@ def test_ten_steps_with_adam_are_those_of_one_process(
     assert difference(found, read_weights(alone), start=start) < _OTHER
 
 
-@pytest.mark.parametrize("strategy", ADAPTED)
 def test_a_run_goes_on_with_another_strategy(
-    strategy: str,
-    alone: Path,
-    start: Mapping[str, Tensor],
-    together: Mapping[str, Outcome],
+    alone: Path, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
 ) -> None:
-    found = together[f"{strategy} from ddp"].weights
-    assert difference(found, read_weights(alone), start=start) < _OTHER
+    _check_adapted(ADAPTED, alone, start, together)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", OTHERS_ADAPTED)
 def test_a_run_goes_on_with_one_more_strategy(
-    tmp_path_factory: pytest.TempPathFactory, alone: Path, start: Mapping[str, Tensor]
+    strategy: str,
+    alone: Path,
+    start: Mapping[str, Tensor],
+    others_together: Mapping[str, Outcome],
 ) -> None:
-    jobs = _adapted(OTHER_ADAPTED)
-    found = run_jobs(tmp_path_factory, "resume-other", jobs)[f"{OTHER_ADAPTED} from ddp"].weights
+    _check_adapted(strategy, alone, start, others_together)
+
+
+def _check_adapted(
+    strategy: str, alone: Path, start: Mapping[str, Tensor], together: Mapping[str, Outcome]
+) -> None:
+    found = together[f"{strategy} from ddp"].weights
     assert difference(found, read_weights(alone), start=start) < _OTHER
-
-
-@pytest.mark.parametrize("strategy", ADAPTED)
-def test_another_strategy_has_to_be_asked_for(
-    strategy: str, together: Mapping[str, Outcome]
-) -> None:
     errors = together[f"{strategy} unasked"].errors
     assert len(errors) == 2
     assert all("resume=adapt" in error and "strategy=ddp on 2" in error for error in errors)

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from encode_files import SPREAD
-from hydra import compose, initialize_config_dir
+from tiny_runs import compose_typed
 
 from embedllm.config import EncodeConfig
 from embedllm.encoding import read_shards
-from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.models.encoder import SentenceEncoder
 from embedllm.models.loading import load_encoder
 
@@ -36,9 +35,7 @@ TEXTS = [
 
 def compose_encode(*overrides: str) -> EncodeConfig:
     """Returns the config that the command would get."""
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(compose("encode", overrides=["input=x", "output=x", *overrides]))
+    config = compose_typed("encode", "input=x", "output=x", *overrides)
     assert isinstance(config, EncodeConfig)
     return config
 

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +9,7 @@ import numpy as np
 import pytest
 from encode_files import close, encode, read_bytes, shard_times, write_input
 from encode_runs import FLOAT32_TOLERANCE, stack, tiny_encoder
+from limits import largest_file
 from tiny_runs import REPOSITORY, read_json, run_script
 
 from embedllm.models.configured import EncoderChoice
@@ -92,19 +89,6 @@ def test_what_float16_cannot_hold_is_one_message(
     assert stop.value.code == 2
     assert "dtype=float32" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("vectors-*"))
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """A limit on file size stands in for the full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.mark.parametrize("output_format", ["npy", "parquet"])

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from documents import documented
-from hydra import compose, initialize_config_dir
 from tiny_adapters import (
     export,
     export_config,
@@ -20,10 +19,11 @@ from tiny_adapters import (
     save_tiny_adapter,
     snippets_of,
 )
+from tiny_runs import compose_typed
 
 from embedllm import SentenceEncoder
 from embedllm.config import AdapterConfig, ModelConfig
-from embedllm.entry import CONF_DIR, register, to_typed, with_full_keys
+from embedllm.entry import with_full_keys
 from embedllm.errors import AdapterError, CheckpointError, ConfigError
 from embedllm.export import write
 from embedllm.export.write import relative_distance
@@ -201,9 +201,7 @@ def test_commands_of_the_page(
     words = with_full_keys("export", documented(command, page=PAGE)[4:])
     words = [w.replace("outputs/first", str(run)) for w in words]
     words = [re.sub(r"^output=(.*)", rf"output={tmp_path}/\1", w) for w in words]
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        run_in_process(to_typed(compose("export", overrides=words)))
+    run_in_process(compose_typed("export", *words))
     found = capsys.readouterr().out
     assert "written and compared" in found
     if "push_dry_run=true" in words:

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from peft.tuners.tuners_utils import BaseTunerLayer
 from tiny_models import ModelFactory
+from tiny_runs import compose_train
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from embedllm.config import AdapterConfig, ModelConfig
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import CONF_DIR
 from embedllm.errors import AdapterError, ConfigError
 from embedllm.models.adapters import (
     adapter_state,
@@ -42,10 +42,7 @@ LORA = AdapterConfig(
 @lru_cache
 def shipped(name: str) -> AdapterConfig:
     """Returns `adapter=<name>` as train.py composes it."""
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        config = compose(config_name="train", overrides=[f"adapter={name}", "run_name=test"])
-    adapter = to_typed(config).adapter
+    adapter = compose_train(f"adapter={name}", "run_name=test").adapter
     assert isinstance(adapter, AdapterConfig)
     return adapter
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from tiny_models import ModelFactory, build_tiny_config
+from tiny_runs import compose_train
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig
 
 from embedllm.config import ModelConfig
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import CONF_DIR
 from embedllm.models.backbone import load_model_config, load_trunk, resolve_layer
 from embedllm.models.embed_rows import embed_packs
 from embedllm.models.embedder import Embedder
@@ -240,11 +240,8 @@ def test_state_of_a_removed_layer_is_not_kept_alive(tiny_opt: ModelFactory, tmp_
 @lru_cache
 def shipped(name: str) -> PreTrainedConfig:
     """Returns the architecture of `model=<name> model.init=random`."""
-    register()
     overrides = [f"model={name}", "model.init=random", "model.tokenizer=bundled", "run_name=test"]
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        config = compose(config_name="train", overrides=overrides)
-    return load_model_config(to_typed(config).model, Path("unused"))
+    return load_model_config(compose_train(*overrides).model, Path("unused"))
 
 
 def on_meta(name: str) -> nn.Module:

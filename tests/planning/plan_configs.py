@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from tiny_runs import compose_typed
 
 from embedllm.config import PlanConfig, StrategyConfig
-from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.planning.fake_model import Inventory, Weights
 from embedllm.planning.hardware import Hardware
 from embedllm.planning.step_memory import StepMemory
@@ -22,9 +21,7 @@ STEP = StepMemory(peak=3 * GIB, peak_without_gradients=2 * GIB, kept=GIB)
 
 def compose_plan(*overrides: str) -> PlanConfig:
     """Returns the config that `python -m embedllm plan` would get with these overrides."""
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(compose("plan", overrides=list(overrides)))
+    config = compose_typed("plan", *overrides)
     assert isinstance(config, PlanConfig)
     return config
 

@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from rich.console import Console
 from safetensors.torch import load_file
-from tiny_runs import tiny_config, train_tiny
+from tiny_runs import compose_typed, tiny_config, train_tiny
 
 from embedllm.config import ProfileConfig
 from embedllm.data.examples import load_training_data
-from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.models.adapters import adapter_state
 from embedllm.models.backbone import resolve_device
 from embedllm.models.loading import load_encoder
@@ -43,12 +41,8 @@ def _quick_ceiling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def compose_profile(*overrides: str) -> ProfileConfig:
-    register()
     base = ["model=tiny", "data.global_batch_size=8", "profile.num_steps=2"]
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(
-            compose("profile", overrides=[*base, "trainer.accelerator=cpu", *overrides])
-        )
+    config = compose_typed("profile", *base, "trainer.accelerator=cpu", *overrides)
     assert isinstance(config, ProfileConfig)
     return config
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from functools import lru_cache
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny_runs import compose_evaluate
 
 from embedllm.config import DemonstrationConfig, PromptConfig
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import CONF_DIR
 from embedllm.errors import ConfigError
 from embedllm.prompts.template import Prompt, build_prompt, parse_template
 
@@ -48,10 +48,7 @@ AWKWARD = [
 @lru_cache
 def shipped(name: str) -> PromptConfig:
     """Returns `prompt=<name>` as the entry points compose it."""
-    register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR)):
-        config = compose(config_name="evaluate", overrides=[f"prompt={name}", "run_name=test"])
-    prompt = to_typed(config).prompt
+    prompt = compose_evaluate(f"prompt={name}", "run_name=test").prompt
     assert isinstance(prompt, PromptConfig)
     return prompt
 

@@ -12,7 +12,6 @@ import pytest
 from chromium import needs_chromium, open_page
 from documents import documented
 from html_pages import make_content, make_html
-from hydra import compose, initialize_config_dir
 from report_pages import make_page
 from report_records import (
     DEV,
@@ -25,10 +24,9 @@ from report_records import (
     store_transfer,
 )
 from stored_results import make_task
-from tiny_runs import REPOSITORY, restored_logging
+from tiny_runs import REPOSITORY, compose_raw, restored_logging
 
 from embedllm import cli, program
-from embedllm.entry import CONF_DIR, register
 from embedllm.errors import ConfigError, ResultError
 from embedllm.report.html.demonstrations import demonstrations_section
 from embedllm.report.html.geometry import geometry_section
@@ -121,9 +119,7 @@ def _check_command(command: str) -> None:
         assert (REPOSITORY / words[1]).is_file()
         return
     name, overrides = (words[3], words[4:]) if words[1] == "-m" else (words[1][:-3], words[2:])
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        compose(name, overrides=overrides)
+    compose_raw(name, *overrides)
 
 
 def test_commands_are_those_of_the_installed_program(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from report_records import DEV, make_summary
 from stored_results import make_record
-from tiny_runs import REPOSITORY, run_script, script_environment
+from tiny_runs import REPOSITORY, compose_typed, run_script, script_environment
 
 from embedllm.config import ReportConfig
-from embedllm.entry import CONF_DIR, Invocation, register, to_typed
+from embedllm.entry import Invocation
 from embedllm.errors import ConfigError, ResultError
 from embedllm.report.command import run_report
 from embedllm.results import append_result
@@ -39,9 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _report(*overrides: str) -> None:
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(compose("report", overrides=["html=null", *overrides]))
+    config = compose_typed("report", "html=null", *overrides)
     assert isinstance(config, ReportConfig)
     run_report(config, Invocation([], Path()))
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from report_records import (
@@ -21,8 +20,9 @@ from report_records import (
     store_transfer,
 )
 from stored_results import make_task
+from tiny_runs import compose_evaluate
 
-from embedllm.entry import CONF_DIR, register, to_typed
+from embedllm.entry import CONF_DIR
 from embedllm.evaluation.tasks import PAPER_TASKS
 from embedllm.evaluation.transfer_tasks import TRANSFER_TASKS
 from embedllm.report.methods import METHODS
@@ -312,10 +312,8 @@ def test_a_model_is_called_by_its_file_then_by_its_short_name() -> None:
 def test_methods_are_those_of_the_configuration() -> None:
     files = {path.stem for path in (CONF_DIR / "method").glob("*.yaml")}
     assert METHODS.keys() == files
-    register()
     for label, method in METHODS.items():
-        with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-            config = to_typed(compose("evaluate", [f"method={label}", "run_name=x"]))
+        config = compose_evaluate(f"method={label}", "run_name=x")
         assert config.model.pooling == method.pooling
         assert config.model.token_prepending_layers == method.token_prepending_layers
         assert bool(config.prompt.demonstrations) == (label == "demonstration")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from hydra import compose, initialize_config_dir
 from stored_results import make_record, make_task
+from tiny_runs import compose_typed
 
 from embedllm.config import ResultsConfig
-from embedllm.entry import CONF_DIR, register, to_typed
 
 ICL_PROMPT = {
     "template": 'This sentence : "{sentence}" means in one word:"',
@@ -55,9 +54,7 @@ ListResults = Callable[..., str]
 
 def compose_results(*overrides: str) -> ResultsConfig:
     """Returns the config that the command would get."""
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        config = to_typed(compose("results", overrides=list(overrides)))
+    config = compose_typed("results", *overrides)
     assert isinstance(config, ResultsConfig)
     return config
 

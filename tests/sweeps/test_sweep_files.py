@@ -6,12 +6,10 @@ from pathlib import Path
 
 import optuna
 import pytest
-from hydra import compose, initialize_config_dir
 from optuna.trial import TrialState
 from sweep_runs import run_sweep, tiny_sweep
-from tiny_runs import compose_train, read_json, run_script
+from tiny_runs import compose_raw, compose_train, read_json, run_script
 
-from embedllm.entry import CONF_DIR, register
 from embedllm.multirun import num_trials, study_storage, trials_left
 
 GRIDS = {
@@ -26,9 +24,7 @@ SIZES = "python train.py sweep=model-sizes data.path=nli_for_simcse.csv"
 
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_value_of_a_grid_composes_to_a_run_of_its_own(name: str) -> None:
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        hydra = compose("train", [f"sweep={name}"], return_hydra_config=True).hydra
+    hydra = compose_raw("train", f"sweep={name}", with_hydra=True).hydra
     [(key, values)] = hydra.sweeper.params.items()
     overrides = [f"{key}={value}" for value in values.split(",")]
     configs = [compose_train(o, "data.path=x.csv", "sweep_name=s") for o in overrides]

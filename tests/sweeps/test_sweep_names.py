@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from tiny_runs import compose_train
+from tiny_runs import compose_raw, compose_train
 
 from embedllm import multirun
 from embedllm.config import fingerprint, training_identity
-from embedllm.entry import CONF_DIR, register
 from embedllm.errors import ConfigError
 from embedllm.multirun import name_sweep
 
@@ -103,9 +101,7 @@ def test_a_run_is_named_by_its_configuration() -> None:
 
 
 def test_a_swept_key_has_runs_of_its_own() -> None:
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        composed = compose("train", ["debug=tiny", "sweep_name=s"])
+    composed = compose_raw("train", "debug=tiny", "sweep_name=s")
 
     def name(swept: list[str], **changes: Any) -> str:
         config = copy.deepcopy(composed)
@@ -134,10 +130,8 @@ def test_a_swept_key_has_runs_of_its_own() -> None:
 
 
 def test_folders_of_runs_and_sweeps() -> None:
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        single = compose("train", ["run_name=a"], return_hydra_config=True)
-        swept = compose("train", ["run_name=a", "sweep_name=s"], return_hydra_config=True)
+    single = compose_raw("train", "run_name=a", with_hydra=True)
+    swept = compose_raw("train", "run_name=a", "sweep_name=s", with_hydra=True)
     assert single.hydra.run.dir == "outputs/a"
     assert swept.hydra.run.dir == "outputs/s/a"
     assert (swept.hydra.sweep.dir, swept.hydra.sweep.subdir) == ("outputs/s", "a")

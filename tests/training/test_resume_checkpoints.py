@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +12,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from interrupted_runs import dying_at
+from limits import largest_file
 from tiny_runs import extra_callback, have_equal_weights, train_tiny
 
 from embedllm.errors import CheckpointError
@@ -172,16 +170,3 @@ def test_a_disk_that_is_full_leaves_the_checkpoint_before(tmp_path: Path) -> Non
             writer.save_checkpoint({"a": torch.ones(size)}, path)
     assert torch.equal(writer.load_checkpoint(path)["a"], torch.ones(2))
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-
-
-@contextmanager
-def largest_file(num_bytes: int) -> Iterator[None]:
-    """A limit on file size stands in for the full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
