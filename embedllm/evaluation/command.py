@@ -34,13 +34,14 @@ def run_evaluate(config: EvaluateConfig, invocation: Invocation) -> None:
     Raises:
         EmbedllmError: Whatever a user can mend, before any weight is loaded where possible.
     """
+    if needs_launch(devices=config.devices, num_nodes=1):
+        launch("evaluate", invocation, run_name=config.run_name, num_processes=config.devices)
+        return
+    # Not before: who starts the processes needs none of these.
     quiet_libraries()
     from embedllm.distributed import joined
     from embedllm.evaluation.report import print_scores, scores_to_plain
 
-    if needs_launch(devices=config.devices, num_nodes=1):
-        launch("evaluate", invocation, run_name=config.run_name, num_processes=config.devices)
-        return
     is_zero = config.strategy.name == "deepspeed"
     with joined(timeout_seconds=config.strategy.timeout_seconds, even_alone=is_zero) as rank:
         name, result, path = _evaluate(config, invocation)

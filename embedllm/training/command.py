@@ -35,6 +35,14 @@ def run_train(config: TrainConfig, invocation: Invocation) -> float | None:
         What a search maximises: the dev score of the adapter, else the average after training;
         None on ranks other than the first, and without any score.
     """
+    if config.sweep_name is not None and (state := _find_done(config, invocation.folder)):
+        _log.info("done before, skipped: %s", invocation.folder)
+        return state.objective
+    trainer = config.trainer
+    if needs_launch(devices=trainer.devices, num_nodes=trainer.num_nodes):
+        launch("train", invocation, run_name=config.run_name, num_processes=trainer.devices)
+        return read_run_state(invocation.folder).objective
+    # Not before: who starts the processes needs none of these.
     quiet_libraries()
     from embedllm.distributed import joined, main_only, share_from_main
     from embedllm.evaluation.report import print_scores, scores_to_plain
@@ -43,13 +51,6 @@ def run_train(config: TrainConfig, invocation: Invocation) -> float | None:
     from embedllm.training.preflight import settle
     from embedllm.training.runner import train
 
-    if config.sweep_name is not None and (state := _find_done(config, invocation.folder)):
-        _log.info("done before, skipped: %s", invocation.folder)
-        return state.objective
-    trainer = config.trainer
-    if needs_launch(devices=trainer.devices, num_nodes=trainer.num_nodes):
-        launch("train", invocation, run_name=config.run_name, num_processes=trainer.devices)
-        return read_run_state(invocation.folder).objective
     root = invocation.folder
     command = shlex.join([*program.words("train"), *_overrides_to_resume(config, invocation)])
     _log.info("run folder %s; should it stop, this goes on: %s", root, command)

@@ -50,6 +50,7 @@ def settle(config: TrainConfig, root: Path) -> TrainConfig:
             f"{per_node} processes on a machine with {torch.cuda.device_count()} GPU(s); lower "
             "trainer.devices, or set trainer.accelerator=cpu"
         )
+    timeout = config.strategy.timeout_seconds
     if config.strategy.name == "auto":
         config = _as_begun(config, root, world_size=rank.world_size)
     trainer = replace(config.trainer, devices=per_node, num_nodes=rank.num_nodes)
@@ -77,7 +78,8 @@ def settle(config: TrainConfig, root: Path) -> TrainConfig:
     trainer = replace(
         config.trainer, activation_checkpointing=placed.trainer.activation_checkpointing
     )
-    return replace(config, strategy=placed.strategy, trainer=trainer, data=placed.data)
+    strategy = replace(placed.strategy, timeout_seconds=timeout)
+    return replace(config, strategy=strategy, trainer=trainer, data=placed.data)
 
 
 def _estimate(config: TrainConfig, hardware: Hardware) -> Candidate | None:

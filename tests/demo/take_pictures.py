@@ -1,7 +1,8 @@
-"""Takes the pictures of docs/demo.md: `tests/demo/take_pictures.py FOLDER [key=value ...]`."""
+"""Takes the pictures of docs/demo.md."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -51,5 +52,9 @@ def take_pictures(url: str, folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    with running_demo(*sys.argv[2:]) as demo:
-        take_pictures(demo.url, Path(sys.argv[1]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where they go")
+    parser.add_argument("overrides", nargs="*", help="of python -m embedllm demo")
+    options = parser.parse_args()
+    with running_demo(*options.overrides) as demo:
+        take_pictures(demo.url, options.folder)

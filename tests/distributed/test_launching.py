@@ -31,8 +31,12 @@ def _runs(output_dir: Path) -> list[Path]:
 
 def test_the_configuration_asks_for_two(tmp_path: Path) -> None:
     _, *words = documented("python train.py strategy=ddp trainer.devices=2 run_name=two", page=PAGE)
-    done = run_script(*words, *_TINY, f"paths.output_dir={tmp_path}")
+    # The option is that of the process which starts the two.
+    done = run_script("-X", "importtime", *words, *_TINY, f"paths.output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "torch.distributed.elastic" in loaded
+    assert not loaded & {"pytorch_lightning", "transformers", "peft"}
     [run] = _runs(tmp_path)
     assert run.name == "two"
     assert (run / "adapter" / "adapter_model.safetensors").is_file()

@@ -35,10 +35,11 @@ def test_a_run_that_fits_stays_as_it_is(tmp_path: Path) -> None:
 def test_auto_becomes_the_simplest_strategy_that_fits(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = tiny_config(tmp_path, "strategy=auto")
+    config = tiny_config(tmp_path, "strategy=auto", "strategy.timeout_seconds=77")
     with caplog.at_level(logging.INFO):
         settled = preflight.settle(config, tmp_path / "run")
     assert settled.strategy.name == "single"
+    assert settled.strategy.timeout_seconds == 77
     assert replace(settled, strategy=config.strategy) == config
     assert "strategy=auto is single" in caplog.text
 
@@ -131,9 +132,10 @@ def test_auto_is_what_it_was_when_the_run_began(
     _begin(began, root)
     # Measured rates differ from start to start.
     choose("ddp", "none", 200)
+    auto = replace(auto, strategy=replace(auto.strategy, timeout_seconds=77))
     with caplog.at_level(logging.INFO):
         again = preflight.settle(auto, root)
-    assert again == began
+    assert again == replace(began, strategy=replace(began.strategy, timeout_seconds=77))
     said = "strategy=auto is single with trainer.activation_checkpointing=packs and "
     assert f"{said}data.tokens_per_pack=300, as this run began" in caplog.text
     with RunFolder(root).claimed(again, "checksum"):
