@@ -1,7 +1,7 @@
 """Scripts in processes of their own that begin with the libraries loaded.
 
 Loading them takes longer than most of what tests run. One process for each test worker does it
-once and is forked from then on; standard input, output, arguments, environment and exit code are
+once and is forked from then on; standard output, arguments, environment, signals and exit code are
 those of a process that was started anew.
 """
 
@@ -11,9 +11,12 @@ import atexit
 import gc
 import os
 import runpy
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerProcess
@@ -37,38 +40,72 @@ _LOADED = (
     "torch.distributed.tensor",
     "transformers.models.opt.modeling_opt",
 )
-# What libraries do not read when they are loaded.
-_FREE = {"PYTEST_CURRENT_TEST", "PYTHONPATH"}
+# What none of these reads when it is loaded.
+_FREE = ("PYTEST_", "PYTHONPATH", "EMBEDLLM_", "WANDB_", "TERM", "COLUMNS", "NO_COLOR")
+_FREE += ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_")
 
 
 class Forked:
     """A process that runs ``python WORDS``.
 
     Args:
-        words: `-m`, a module and its arguments, or a script's path and its arguments.
+        words: `-m`, a module and its arguments, or `-c`, code and its arguments, or a script's path
+            and its arguments.
         environment: All variables; as `can_fork` wants them.
         folder: Working directory.
+        terminal: What it writes to, both streams together; None to keep what it writes.
+        is_merged: Whether what it writes as errors is kept with its output.
     """
 
     def __init__(
-        self, words: Sequence[str], environment: Mapping[str, str], *, folder: Path
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        folder: Path,
+        terminal: Path | None = None,
+        is_merged: bool = False,
     ) -> None:
         self._words = list(words)
         self._said = TemporaryDirectory()
-        self._process = forked(_run, self._words, dict(environment), folder, *self._paths)
+        self._out = terminal or self._create("out")
+        self._error = self._out if terminal or is_merged else self._create("error")
+        streams = (self._out, self._error)
+        self._process = forked(_run, self._words, dict(environment), folder, *streams)
+        self._ended: subprocess.CompletedProcess[str] | None = None
+        # Of a test that failed; the test run would wait for it at its end.
+        weakref.finalize(self, self._process.kill)
 
-    @property
-    def _paths(self) -> tuple[Path, Path]:
-        return Path(self._said.name, "out"), Path(self._said.name, "error")
+    def _create(self, name: str) -> Path:
+        path = Path(self._said.name, name)
+        path.touch()
+        return path
 
     @property
     def is_running(self) -> bool:
         """Whether it has not ended yet."""
         return self._process.is_alive()
 
-    def kill(self) -> None:
-        """Ends it without a word."""
-        self._process.kill()
+    def send_signal(self, number: signal.Signals) -> None:
+        """Sends it a signal; nothing where it has ended."""
+        if self.is_running:
+            assert self._process.pid is not None
+            os.kill(self._process.pid, number)
+
+    def lines(self) -> Iterator[str]:
+        """Yields the lines of its output as they come, until it ends."""
+        with self._out.open(encoding="utf-8") as file:
+            rest = ""
+            while True:
+                is_over = not self.is_running
+                rest += file.read()
+                *whole, rest = rest.splitlines(keepends=True) or [""]
+                if rest.endswith("\n"):
+                    whole, rest = [*whole, rest], ""
+                yield from whole
+                if is_over:
+                    return
+                time.sleep(0.01)
 
     def wait(self, timeout: float) -> subprocess.CompletedProcess[str]:
         """Returns what came out; a process that takes longer is killed.
@@ -79,18 +116,21 @@ class Forked:
         Raises:
             subprocess.TimeoutExpired: It took longer.
         """
-        self._process.join(timeout)
-        is_late = self._process.exitcode is None
-        if is_late:
-            self._process.kill()
-            self._process.join()
-        out, error = (p.read_text(encoding="utf-8") if p.exists() else "" for p in self._paths)
-        self._said.cleanup()
-        if is_late:
-            raise subprocess.TimeoutExpired(self._words, timeout, out, error)
-        code = self._process.exitcode
-        assert code is not None
-        return subprocess.CompletedProcess(self._words, code, out, error)
+        if self._ended is None:
+            self._process.join(timeout)
+            is_late = self._process.exitcode is None
+            if is_late:
+                self._process.kill()
+                self._process.join()
+            streams = (self._out, self._error)
+            out, error = (p.read_text(encoding="utf-8") if p.is_file() else "" for p in streams)
+            if is_late:
+                raise subprocess.TimeoutExpired(self._words, timeout, out, error)
+            code = self._process.exitcode
+            assert code is not None
+            self._ended = subprocess.CompletedProcess(self._words, code, out, error)
+            self._said.cleanup()
+        return self._ended
 
 
 def forked(run: Callable[..., None], *args: Any, **options: Any) -> ForkServerProcess:
@@ -110,7 +150,7 @@ def can_fork(words: Sequence[str], environment: Mapping[str, str]) -> bool:
     if words[0].startswith("-") and words[:2] != ("-m", "embedllm"):
         return False
     before = start_server()
-    names = {*before, *environment} - _FREE
+    names = {name for name in {*before, *environment} if not name.startswith(_FREE)}
     return all(before.get(name) == environment.get(name) for name in names)
 
 
@@ -131,6 +171,8 @@ def start_server() -> Mapping[str, str]:
 def _call(run: Callable[..., None], *args: Any, **options: Any) -> None:
     # What is loaded stays; trainings ask for garbage collections, which would look through it.
     gc.freeze()
+    # A shell that runs the tests in the background ignores Ctrl-C, and whatever they start too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     run(*args, **options)
 
 
@@ -141,17 +183,23 @@ def _run(
     os.environ.update(environment)
     os.chdir(folder)
     for path, stream in ((out, sys.stdout), (error, sys.stderr)):
-        with path.open("wb") as file:
+        # Where both go to one file, each writes behind the other.
+        with path.open("ab", buffering=0) if path.is_file() else path.open("wb", 0) as file:
             os.dup2(file.fileno(), stream.fileno())
+    kind, *rest = words
     try:
-        if words[0] == "-m":
-            sys.argv = ["", *words[2:]]
-            sys.path[0:0] = [str(folder)]
-            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        if kind == "-m":
+            sys.argv = ["", *rest[1:]]
+            sys.path.insert(0, str(folder))
+            runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+        elif kind == "-c":
+            sys.argv = ["-c", *rest[1:]]
+            sys.path.insert(0, str(folder))
+            exec(rest[0], {"__name__": "__main__"})
         else:
             sys.argv = list(words)
-            sys.path[0:0] = [str((folder / words[0]).parent)]
-            runpy.run_path(words[0], run_name="__main__")
+            sys.path.insert(0, str((folder / kind).parent))
+            runpy.run_path(kind, run_name="__main__")
     finally:
         # `multiprocessing` ends its processes without them.
         atexit._run_exitfuncs()

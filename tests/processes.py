@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 
+from forked import Forked
 from tiny_runs import REPOSITORY, script_environment
 
 START_SECONDS = 300.0
 """Long after a process should have done anything: the machine may be busy with others."""
 
 
-def start_command(*arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """Starts a command; both its streams come out of `stdout`."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "embedllm", *arguments],
-        cwd=REPOSITORY,
-        env=script_environment(**environment),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def start_command(*arguments: str, **environment: str) -> Forked:
+    """Starts a command; both its streams are kept as its output."""
+    words = ("-m", "embedllm", *arguments)
+    variables = script_environment(**environment)
+    return Forked(words, variables, folder=REPOSITORY, is_merged=True)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_for(condition: Callable[[], bool], process: Forked) -> None:
     """Returns when the condition holds; fails when the process ends before."""
     end = time.monotonic() + START_SECONDS
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.is_running, process.wait(1).stdout
         assert time.monotonic() < end
         time.sleep(0.002)
 

@@ -59,5 +59,5 @@ def kill_sweep_when(
         assert process.is_running
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     assert process.wait(60).returncode == -signal.SIGKILL

@@ -7,6 +7,7 @@ import logging
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from documents import ROOT, documented, documented_keys
+from forked import Forked
 from tiny_runs import REPOSITORY, run_script, script_environment
 
 from embedllm import cli
@@ -127,21 +129,17 @@ def _on_a_terminal(*arguments: str, **changes: str) -> str:
     """Returns what a command writes to a terminal, both streams together."""
     master, slave = pty.openpty()
     environment = script_environment(TERM="xterm-256color", COLUMNS="200", **changes)
-    process = subprocess.Popen(
-        [sys.executable, *arguments], cwd=REPOSITORY, env=environment, stdout=slave, stderr=slave
-    )
-    os.close(slave)
+    terminal = Path(os.ttyname(slave))
+    process = Forked(arguments, environment, folder=REPOSITORY, terminal=terminal)
     written = b""
-    while True:
-        try:
-            block = os.read(master, 65536)
-        except OSError:
-            break
-        if not block:
-            break
-        written += block
+    is_over = False
+    while not is_over:
+        is_over = not process.is_running
+        while select.select([master], [], [], 0.05)[0]:
+            written += os.read(master, 65536)
+    os.close(slave)
     os.close(master)
-    assert process.wait() == 0
+    assert process.wait(60).returncode == 0
     return written.decode()
 
 

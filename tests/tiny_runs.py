@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -148,12 +147,6 @@ def script_environment(**changes: str | None) -> dict[str, str]:
     """Returns this process's environment with one thread; None takes a variable away."""
     values = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
     return {name: value for name, value in values.items() if value is not None}
-
-
-def heed_ctrl_c() -> None:
-    """For a process's `preexec_fn`: a shell that runs the tests in the background ignores Ctrl-C,
-    and whatever it starts does so too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_script(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from documents import documented
+from forked import Forked
 from playwright.sync_api import Locator, Page
-from tiny_runs import REPOSITORY, heed_ctrl_c, script_environment
+from tiny_runs import REPOSITORY, script_environment
 
 
 @dataclass(frozen=True)
@@ -18,32 +18,24 @@ class Demo:
     """A demo that is running."""
 
     url: str
-    process: subprocess.Popen[str]
+    process: Forked
 
 
 @contextmanager
 def running_demo(*arguments: str) -> Iterator[Demo]:
     """Starts `python -m embedllm demo` on a free port; ends it afterwards."""
     _, *words = documented("python -m embedllm demo", page="docs/demo.md")
-    process = subprocess.Popen(
-        [sys.executable, *words, "port=0", *arguments],
-        cwd=REPOSITORY,
-        # The library behaves differently where it finds itself in a test.
-        env=script_environment(PYTEST_CURRENT_TEST=None),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    )
+    # The library behaves differently where it finds itself in a test.
+    environment = script_environment(PYTEST_CURRENT_TEST=None)
+    process = Forked([*words, "port=0", *arguments], environment, folder=REPOSITORY)
     try:
-        assert process.stdout is not None
         # The one line that it prints, or nothing when it has ended.
-        url = process.stdout.readline().strip()
-        assert url.startswith("http://"), process.communicate()[1]
+        url = next(process.lines(), "").strip()
+        assert url.startswith("http://"), process.wait(60).stderr
         yield Demo(url, process)
     finally:
-        process.terminate()
-        process.communicate()
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
 
 
 _ANSWERS = {"Compare": ".matrix", "Search": ".ranking", "Look inside": ".parts"}

@@ -300,12 +300,12 @@ def test_ctrl_c_ends_it() -> None:
         with suppress(AssertionError), open_page(running.url) as page:
             open_part(page, "Compare")
             running.process.send_signal(signal.SIGINT)
-            running.process.wait(timeout=60)
-        out, err = running.process.communicate()
-    assert running.process.returncode == 130
-    assert out == ""
-    assert "Traceback" not in err
-    assert err.endswith("stopped\n")
+            running.process.wait(60)
+        ended = running.process.wait(60)
+    assert ended.returncode == 130
+    assert ended.stdout == f"{running.url}\n"
+    assert "Traceback" not in ended.stderr
+    assert ended.stderr.endswith("stopped\n")
 
 
 def test_a_port_that_is_taken_is_named(demo: Demo) -> None:
@@ -323,5 +323,5 @@ def test_others_are_let_in_with_a_warning() -> None:
         port = running.url.rstrip("/").rpartition(":")[2]
         assert httpx.get(f"http://127.0.0.1:{port}/").status_code == 200
         running.process.send_signal(signal.SIGINT)
-        _, err = running.process.communicate(timeout=60)
-    assert "whoever reaches this address can use the page" in err
+        said = running.process.wait(60).stderr
+    assert "whoever reaches this address can use the page" in said

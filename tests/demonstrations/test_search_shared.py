@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from processes import START_SECONDS, start_command, wait_for
 from search_runs import (
     NUM_UNITS,
@@ -54,8 +55,7 @@ def test_killed_and_resumed_equals_run_through(
         process = start_command(*arguments(candidates, tmp_path))
         wait_for(lambda: len(unit_times(tmp_path / "run")) >= 5, process)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+        assert process.wait(60).returncode == -signal.SIGKILL
     before = unit_times(tmp_path / "run")
     assert 5 <= len(before) < NUM_UNITS
     folder = search(candidates, tmp_path)
@@ -85,7 +85,7 @@ def test_two_processes_compute_every_unit_once_and_agree(
     logs = [store.folder / "log" / f"rank-{rank}.csv" for rank in (0, 1)]
     keys = sorted({name.split("/")[0] for name in unit_times(finished)})
     call = arguments(candidates, tmp_path)
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Forked] = []
     try:
         # Units take milliseconds. Each gets half of the prompts while the other one is stopped.
         with ExitStack() as second_half:
@@ -103,11 +103,12 @@ def test_two_processes_compute_every_unit_once_and_agree(
         processes[1].send_signal(signal.SIGCONT)
         wait_for(lambda: _num_computed(logs[1]) > 0, processes[1])
         processes[0].send_signal(signal.SIGCONT)
-        texts = [process.communicate(timeout=START_SECONDS)[0] for process in processes]
+        ended = [process.wait(START_SECONDS) for process in processes]
     finally:
         for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], texts
+            process.send_signal(signal.SIGKILL)
+    texts = [process.stdout for process in ended]
+    assert [process.returncode for process in ended] == [0, 0], texts
     rows = notes(folder)
     assert len({tuple(row) for row in rows}) == len(rows) == NUM_UNITS
     assert sum(map(_num_computed, logs)) == NUM_UNITS

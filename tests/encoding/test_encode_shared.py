@@ -36,8 +36,7 @@ def test_killed_and_resumed_equals_run_through(
         process = start_command(*arguments(source, output, SIZE))
         wait_for(lambda: len(list(output.glob("vectors-*"))) >= 3, process)
         process.send_signal(signal.SIGKILL)
-        process.communicate()
-    assert process.returncode == -signal.SIGKILL
+        assert process.wait(60).returncode == -signal.SIGKILL
     before = shard_times(output)
     num_there = sum(name.startswith("vectors") for name in before)
     assert 3 <= num_there < NUM_SHARDS
@@ -62,11 +61,12 @@ def test_two_processes_give_the_same_bytes(source: Path, finished: Path, tmp_pat
         other.send_signal(signal.SIGSTOP)
     main = start_command(*arguments(source, output, SIZE), RANK="0", WORLD_SIZE="2")
     try:
-        texts = [main.communicate(timeout=START_SECONDS)[0]]
+        ended = [main.wait(START_SECONDS)]
     finally:
         other.send_signal(signal.SIGCONT)
-    texts.append(other.communicate(timeout=START_SECONDS)[0])
-    assert (main.returncode, other.returncode) == (0, 0), texts
+    ended.append(other.wait(START_SECONDS))
+    texts = [process.stdout for process in ended]
+    assert [process.returncode for process in ended] == [0, 0], texts
     assert read_bytes(output) == read_bytes(finished)
     # Only the main process reports.
     assert "written:" in texts[0]

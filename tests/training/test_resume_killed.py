@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked import Forked
 from interrupted_runs import NUM_STEPS, WITH_DEV_SCORES
 from tiny_runs import (
     REPOSITORY,
     TWENTY_STEPS,
     have_equal_weights,
-    heed_ctrl_c,
     script_environment,
     tiny_config,
     train_tiny,
@@ -84,15 +83,8 @@ def test_sigkill_while_something_is_written(
     overrides = (*WITH_DEV_SCORES, "trainer.checkpoint_every_n_steps=3")
     code = f"{_PRELUDE}{patch}runpy.run_path('train.py', run_name='__main__')"
     arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *overrides]
-    child = subprocess.run(
-        [sys.executable, "-c", code, *arguments, "trainer.accelerator=cpu"],
-        cwd=REPOSITORY,
-        env=script_environment(),
-        capture_output=True,
-        timeout=400,
-        check=False,
-    )
-    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    ended = _start(code, *arguments).wait(400)
+    assert ended.returncode == -signal.SIGKILL, ended.stdout
     run = tmp_path / "run"
     assert list(run.glob(leaves))
     assert not (run / "adapter").exists()
@@ -113,6 +105,12 @@ runpy.run_path('train.py', run_name='__main__')
 """
 
 
+def _start(code: str, *arguments: str) -> Forked:
+    """Starts code that runs `train.py`; both its streams are kept as its output."""
+    words = ("-c", code, *arguments, "trainer.accelerator=cpu")
+    return Forked(words, script_environment(), folder=REPOSITORY, is_merged=True)
+
+
 @pytest.mark.slow  # Kills at random moments are in tests/faults.
 @pytest.mark.parametrize("step", [13])
 def test_sigkill_when_the_log_shows_a_step(
@@ -121,19 +119,10 @@ def test_sigkill_when_the_log_shows_a_step(
     config = tiny_config(tmp_path, *TWENTY_STEPS)
     assert config.trainer.log_every_n_steps == 1
     arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *TWENTY_STEPS]
-    with subprocess.Popen(
-        [sys.executable, "-u", "-c", _SLOW_STEPS, *arguments, "trainer.accelerator=cpu"],
-        cwd=REPOSITORY,
-        env=script_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    ) as child:
-        assert child.stdout is not None
-        seen = any(f"step {step}/{NUM_STEPS}" in line for line in child.stdout)
-        child.kill()
-    assert seen
-    assert child.returncode == -signal.SIGKILL
+    child = _start(_SLOW_STEPS, *arguments)
+    assert any(f"step {step}/{NUM_STEPS}" in line for line in child.lines())
+    child.send_signal(signal.SIGKILL)
+    assert child.wait(60).returncode == -signal.SIGKILL
     run = tmp_path / "run"
     assert not (run / "adapter").exists()
     result = train_tiny(tmp_path, *TWENTY_STEPS)
@@ -144,23 +133,13 @@ def test_ctrl_c_leaves_with_130_and_can_be_resumed(
     tmp_path: Path, uninterrupted: Callable[..., Path]
 ) -> None:
     arguments = ["debug=tiny", "run_name=run", f"paths.output_dir={tmp_path}", *TWENTY_STEPS]
-    with subprocess.Popen(
-        [sys.executable, "-u", "-c", _SLOW_STEPS, *arguments, "trainer.accelerator=cpu"],
-        cwd=REPOSITORY,
-        env=script_environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=heed_ctrl_c,
-    ) as child:
-        assert child.stdout is not None
-        lines = []
-        for line in child.stdout:
-            lines.append(line)
-            if f"step 6/{NUM_STEPS}" in line:
-                child.send_signal(signal.SIGINT)
-    text = "".join(lines)
-    assert child.returncode == 130, text
+    child = _start(_SLOW_STEPS, *arguments)
+    for line in child.lines():
+        if f"step 6/{NUM_STEPS}" in line:
+            child.send_signal(signal.SIGINT)
+    ended = child.wait(60)
+    text = ended.stdout
+    assert ended.returncode == 130, text
     assert "error: interrupted; the same command with the same run_name goes on from here" in text
     assert "Traceback" not in text
     result = train_tiny(tmp_path, *TWENTY_STEPS)
