@@ -92,8 +92,9 @@ def main() -> None:
                     train(tiny_config(folder, *job["overrides"]), folder / "run")
                 if job["disk"]:
                     # They go when the process ends.
-                    sizes = {p.name: p.stat().st_size for p in Path(job["disk"]).rglob("*.swp")}
-                    (folder / "swapped.json").write_text(json.dumps(sizes))
+                    files = Path(job["disk"]).rglob(f"rank{rank.rank}/*.swp")
+                    sizes = {path.name: path.stat().st_size for path in files}
+                    (folder / f"swapped-{rank.rank}.json").write_text(json.dumps(sizes))
             except Exception:
                 # The test that asked for it says what was wrong; the other jobs go on.
                 text = traceback.format_exc()

@@ -50,6 +50,7 @@ def test_500_steps_with_kills(starter: Starter, tally: Tally, tmp_path: Path) ->
 # Runs in a process of its own, where nothing else makes memory.
 _WATCHED = """
 import gc, json, os, sys, psutil
+sys.path.insert(0, "tests")
 import pytorch_lightning as pl
 from pathlib import Path
 from tiny_runs import extra_callback, train_tiny
