@@ -148,6 +148,10 @@ def spread_combinations() -> list[Combination]:
         Combination(opt, "bfloat16", checkpointing="packs", strategy="ddp"),
         Combination(opt, "bfloat16", adapter="full", checkpointing="packs", strategy="ddp"),
         *(
+            Combination(opt, "bfloat16", strategy=name)
+            for name in ("deepspeed_zero2", "deepspeed_zero3", "fsdp2")
+        ),
+        *(
             Combination(opt, adapter=adapter, checkpointing=checkpointing, strategy=name)
             for adapter in ("lora", "full")
             for name, checkpointing in ways
