@@ -27,6 +27,7 @@ from typing import Any
 import pytest
 
 _CONTEXT = get_context("forkserver")
+_AT_START = dict(os.environ)
 # The server knows installed modules alone, and is silent about others.
 _LOADED = (
     "embedllm.entry",
@@ -40,18 +41,21 @@ _LOADED = (
     "torch.distributed.tensor",
     "transformers.models.opt.modeling_opt",
 )
-# What none of these reads when it is loaded.
-_FREE = ("PYTEST_", "PYTHONPATH", "EMBEDLLM_", "WANDB_", "TERM", "COLUMNS", "NO_COLOR")
-_FREE += ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_")
+# What is read when Python starts or when these are loaded. An entry point sets the time-out itself,
+# to the library's own.
+_READ_EARLY = ("HF_", "TRANSFORMERS_", "HOME", "XDG_", "TORCH_", "CUDA_", "OMP_", "MKL_")
+_READ_EARLY += ("PYTHON", "LANG", "LC_", "LD_", "MALLOC_")
+_SET_BY_ENTRY = "HF_HUB_ETAG_TIMEOUT"
 
 
 class Forked:
-    """A process that runs ``python WORDS``.
+    """A process that runs ``python WORDS``; the libraries have read their variables before.
 
     Args:
         words: `-m`, a module and its arguments, or `-c`, code and its arguments, or a script's path
             and its arguments.
-        environment: All variables; as `can_fork` wants them.
+        environment: All variables; those that libraries read when they are loaded as they were
+            when the tests began.
         folder: Working directory.
         terminal: What it writes to, both streams together; None to keep what it writes.
         is_merged: Whether what it writes as errors is kept with its output.
@@ -66,6 +70,7 @@ class Forked:
         terminal: Path | None = None,
         is_merged: bool = False,
     ) -> None:
+        assert _has_variables_of_server(environment)
         self._words = list(words)
         self._said = TemporaryDirectory()
         self._out = terminal or self._create("out")
@@ -98,11 +103,8 @@ class Forked:
             rest = ""
             while True:
                 is_over = not self.is_running
-                rest += file.read()
-                *whole, rest = rest.splitlines(keepends=True) or [""]
-                if rest.endswith("\n"):
-                    whole, rest = [*whole, rest], ""
-                yield from whole
+                *whole, rest = (rest + file.read()).split("\n")
+                yield from (f"{line}\n" for line in whole)
                 if is_over:
                     return
                 time.sleep(0.01)
@@ -147,11 +149,15 @@ def can_fork(words: Sequence[str], environment: Mapping[str, str]) -> bool:
     Options of the interpreter and variables that libraries read when they are loaded need a
     process that was started anew.
     """
-    if words[0].startswith("-") and words[:2] != ("-m", "embedllm"):
-        return False
-    before = start_server()
-    names = {name for name in {*before, *environment} if not name.startswith(_FREE)}
-    return all(before.get(name) == environment.get(name) for name in names)
+    is_option = words[0].startswith("-") and words[:2] != ("-m", "embedllm")
+    return not is_option and _has_variables_of_server(environment)
+
+
+def _has_variables_of_server(environment: Mapping[str, str]) -> bool:
+    server = start_server()
+    names = {name for name in {*server, *environment} if name.startswith(_READ_EARLY)}
+    names.discard(_SET_BY_ENTRY)
+    return all(server.get(name) == environment.get(name) for name in names)
 
 
 @cache
@@ -159,9 +165,14 @@ def start_server() -> Mapping[str, str]:
     """Loads the libraries, the first time; returns the variables of that process."""
     from tiny_runs import script_environment
 
-    environment = script_environment()
     _CONTEXT.set_forkserver_preload(list(_LOADED))
     with pytest.MonkeyPatch.context() as patch:
+        # The test that comes first may have changed some.
+        for name in os.environ.keys() - _AT_START.keys():
+            patch.delenv(name)
+        for name, value in _AT_START.items():
+            patch.setenv(name, value)
+        environment = script_environment()
         for name, value in environment.items():
             patch.setenv(name, value)
         forkserver.ensure_running()
@@ -184,7 +195,7 @@ def _run(
     os.chdir(folder)
     for path, stream in ((out, sys.stdout), (error, sys.stderr)):
         # Where both go to one file, each writes behind the other.
-        with path.open("ab", buffering=0) if path.is_file() else path.open("wb", 0) as file:
+        with path.open("ab", buffering=0) as file:
             os.dup2(file.fileno(), stream.fileno())
     kind, *rest = words
     try:

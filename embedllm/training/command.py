@@ -93,10 +93,12 @@ def _find_done(config: TrainConfig, folder: Path) -> RunState | None:
     if config.strategy.name == "auto":
         # The planner may have chosen it.
         saved["data"]["tokens_per_pack"] = identity["data"]["tokens_per_pack"]
-    is_same = saved == identity
-    if not is_same or load_training_data(config.data, seed=config.seed).sha256 != data_sha256:
+    if saved != identity:
         return None
-    return state
+    # Data of the hub come with progress bars.
+    quiet_libraries()
+    is_same = load_training_data(config.data, seed=config.seed).sha256 == data_sha256
+    return state if is_same else None
 
 
 def _overrides_to_resume(config: TrainConfig, invocation: Invocation) -> list[str]:

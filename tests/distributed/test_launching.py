@@ -76,9 +76,6 @@ def test_a_sweep_of_runs_with_two_processes_each(tmp_path: Path) -> None:
     *_, head, failed = done.stderr.strip().splitlines()
     assert head == "error: 1 run of the sweep failed; the same command tries again"
     assert "nowhere.csv" in failed
-    # By one of its two processes, and here at the end.
-    assert done.stderr.count("nowhere.csv: no such file") <= 2
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -98,7 +95,6 @@ def test_evaluation_with_two_processes(strategy: str, tmp_path: Path) -> None:
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 
-@pytest.mark.slow
 def test_what_a_user_can_mend_is_said_once(tmp_path: Path) -> None:
     done = run_script(
         *("train.py", *_TINY, "strategy=ddp", "trainer.devices=2"),
