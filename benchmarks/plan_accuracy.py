@@ -277,10 +277,15 @@ def measure(overrides: Sequence[str], num_processes: int) -> dict[str, int]:
         )
         peaks = [json.loads(path.read_text()) for path in Path(scratch).glob("peaks-*")]
     if len(peaks) < num_processes:
-        lines = [line for line in ended.stderr.splitlines() if line.strip()]
-        errors = [line for line in lines if "Error" in line or line.startswith("error:")]
-        raise RuntimeError((errors or lines or ["no message"])[-1].strip())
+        raise RuntimeError(find_error(ended.stderr))
     return {name: max(peak[name] for peak in peaks) for name in ("loaded", "measured")}
+
+
+def find_error(said: str) -> str:
+    """Returns the line of an error stream that says what went wrong."""
+    lines = [line for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line or line.startswith("error:")]
+    return (errors or lines or ["no message"])[-1].strip()
 
 
 def run_child(overrides: Sequence[str], record: Path) -> None:

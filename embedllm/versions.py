@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -35,8 +35,12 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+@cache
 def installed_version(package: str) -> str | None:
-    """Returns the version of a package; None where it is not installed."""
+    """Returns the version of a package; None where it is not installed.
+
+    Asked once: what is loaded stays what it is, and each answer is a file to read.
+    """
     try:
         return version(package)
     except PackageNotFoundError:

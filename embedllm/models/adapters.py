@@ -8,7 +8,6 @@ from dataclasses import fields
 from functools import partial
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from embedllm.config import AdapterConfig
@@ -18,6 +17,7 @@ from embedllm.models.dropout import use_few_bits_dropout
 from embedllm.models.linear import use_onednn_linear
 from embedllm.models.quantization import quantization_of
 from embedllm.models.weight_stream import Attachment
+from embedllm.random_state import kept_state, set_seed
 
 
 def check_adapter_config(adapter: AdapterConfig) -> None:
@@ -52,8 +52,9 @@ def attach_adapter(trunk: nn.Module, adapter: AdapterConfig, *, seed: int) -> nn
         return trunk.requires_grad_(adapter.method == "full")
     from peft import get_peft_model
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    device = next(trunk.parameters()).device
+    with kept_state(device):
+        set_seed(seed, device)
         try:
             adapted = get_peft_model(trunk, _peft_config(adapter))
         except (ValueError, TypeError, KeyError) as error:
@@ -82,7 +83,7 @@ def _attach_fresh(trunk: nn.Module, config: Any) -> nn.Module:
     from peft import get_peft_model
 
     # The random initial weights are replaced; the global random state is left alone.
-    with torch.random.fork_rng(devices=[]):
+    with kept_state(next(trunk.parameters()).device):
         adapted = get_peft_model(trunk, config)
     use_onednn_linear(adapted)
     use_few_bits_dropout(adapted)

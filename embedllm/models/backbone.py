@@ -234,7 +234,7 @@ def _load(
     loaded: nn.Module
     if model.init == "random":
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(model.init_seed)
+            torch.default_generator.manual_seed(model.init_seed)
             with as_architecture_error():
                 loaded = auto_class.from_config(config, dtype=dtype)
     else:

@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from embedllm.config import (
-    TrainConfig,
-)
+from embedllm.config import TrainConfig
 from embedllm.planning.cost import Flops, StepTime, count_flops, count_traffic, estimate_time
-from embedllm.planning.fake_model import FakeModel
 from embedllm.planning.hardware import GIB, Hardware
 from embedllm.planning.sharding import Memory, Spread
-from embedllm.planning.step_memory import StepEstimator
+from embedllm.planning.step_memory import find_estimator
 from embedllm.planning.ways import Way, list_ways
 from embedllm.planning.workload import Workload
 
@@ -82,14 +78,8 @@ class Planner:
         self.hardware = hardware
         self.workload = workload
         self.world_size = config.trainer.devices * config.trainer.num_nodes
-        self.model = FakeModel(
-            config.model,
-            config.adapter,
-            Path(config.paths.cache_dir),
-            kind=hardware.kind,
-            precision=config.trainer.precision,
-        )
-        self._steps = StepEstimator(self.model, config, kind=hardware.kind)
+        self._steps = find_estimator(config, kind=hardware.kind)
+        self.model = self._steps.model
 
     def ways(self, fixed: Collection[str] = ()) -> list[Way]:
         """Returns the possible ways, the simplest first (see `list_ways`).

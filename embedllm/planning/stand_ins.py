@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from embedllm.models import token_draws
 from embedllm.models.dropout import FewBitsDropout
 
 
@@ -44,6 +45,22 @@ def cuda_kernels() -> Iterator[None]:
     finally:
         for name, function in usual.items():
             setattr(F, name, function)
+
+
+@contextmanager
+def bare_hashes() -> Iterator[None]:
+    """Tokens' numbers in place of their hashes, which are written over them.
+
+    The memory is the same. The operations, a good part of a step's and each of them slow on fake
+    tensors, are left out.
+    """
+    module: Any = token_draws
+    usual = module.scramble
+    try:
+        module.scramble = Tensor.contiguous
+        yield
+    finally:
+        module.scramble = usual
 
 
 def use_stand_ins(module: nn.Module, *, kind: str, quantization: str) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -31,7 +32,7 @@ from embedllm.models.token_draws import TokenDraws
 from embedllm.models.trials import runs_early
 from embedllm.planning.fake_model import FakeModel
 from embedllm.planning.live_memory import LiveMemory, Moment
-from embedllm.planning.stand_ins import cuda_kernels, use_stand_ins
+from embedllm.planning.stand_ins import bare_hashes, cuda_kernels, use_stand_ins
 from embedllm.planning.workload import Workload
 
 # The gradient of a table of embeddings: zeros but for the rows of the tokens at hand. On a CPU such
@@ -42,6 +43,7 @@ _SPARSELY_WRITTEN: Final = {
 }
 _FORWARD, _TURN = "forward", "turn"
 _TOP, _MIDDLE, _BOTTOM = "top", "middle", "bottom"
+_MOST_ESTIMATORS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -105,13 +107,25 @@ class StepEstimator:
     """Estimates steps of one training; what was run once is not run again.
 
     Args:
-        model: The model; its type and adapter are those of the training.
         config: The training.
         kind: Kind of the devices.
+
+    Attributes:
+        model: The model, in the type and with the adapter of the training.
+
+    Raises:
+        ModelError: The model has no architecture and cannot be had.
+        ConfigError: The adapter does not fit it.
     """
 
-    def __init__(self, model: FakeModel, config: TrainConfig, *, kind: str) -> None:
-        self._model = model
+    def __init__(self, config: TrainConfig, *, kind: str) -> None:
+        self.model = FakeModel(
+            config.model,
+            config.adapter,
+            Path(config.paths.cache_dir),
+            kind=kind,
+            precision=config.trainer.precision,
+        )
         self._config = config
         self._kind = kind
         self._runs: dict[Hashable, _Run] = {}
@@ -130,7 +144,7 @@ class StepEstimator:
         if quantization != "none" and checkpointing != "none":
             return self._with_quantized_layers(workload, quantization, checkpointing)
         setting = StepSetting(
-            self._model,
+            self.model,
             self._config,
             workload,
             self._kind,
@@ -145,7 +159,7 @@ class StepEstimator:
         num_tokens = [pack.tokens for pack in workload.packs]
         prefix = of_pack.kept * workload.prefix_tokens // num_tokens[0]
         others = run.kept * sum(num_tokens[1:]) // num_tokens[0]
-        gradients = self._model.inventory.trainable.bytes
+        gradients = self.model.inventory.trainable.bytes
         loss = self._loss(workload)
         peaks = [(run.kept + gradients + loss, run.kept + loss)]
         handovers = [0]
@@ -183,7 +197,7 @@ class StepEstimator:
         if checkpointing in ("layers", "all"):
             # One layer at a time has its states.
             kept = quantized.kept - plain.kept
-            more -= kept - kept // self._model.inventory.num_layers
+            more -= kept - kept // self.model.inventory.num_layers
         return replace(
             step,
             peak=step.peak + more,
@@ -197,8 +211,8 @@ class StepEstimator:
 
         That the vectors are the same too is taken for granted: fake tensors have no numbers.
         """
-        trunk = self._model.copy(self._model.runnable_layers[0])
-        with self._model.faking():
+        trunk = self.model.copy(self.model.runnable_layers[0])
+        with self.model.faking():
             embedder = Embedder(trunk, pooling=self._config.model.pooling)
             is_last = embedder.pooling == "last" and embedder._takes_masks()
             return is_last and runs_early(embedder)
@@ -207,8 +221,8 @@ class StepEstimator:
         """Returns what the loss and its gradient take, the vectors included."""
         shape = workload.num_anchors, workload.num_candidates
         if shape not in self._losses:
-            size = self._model.inventory.vector_size
-            with self._model.faking(), LiveMemory() as live:
+            size = self.model.inventory.vector_size
+            with self.model.faking(), LiveMemory() as live:
                 anchors, candidates = (torch.empty(n, size, requires_grad=True) for n in shape)
                 InfoNCE()(anchors, candidates).loss.backward()
             self._losses[shape] = max(peak.everything for peak in live.peaks.values())
@@ -220,9 +234,31 @@ class StepEstimator:
         kind = (setting.quantization, setting.checkpointing)
         key = (work.packs[0], work.prefix_tokens, work.num_batches, *kind)
         if key not in self._runs:
-            runs = {number: _run(setting, number) for number in self._model.runnable_layers}
-            self._runs[key] = _draw_line(runs, self._model.inventory.num_layers)
+            runs = {number: _run(setting, number) for number in self.model.runnable_layers}
+            self._runs[key] = _draw_line(runs, self.model.inventory.num_layers)
         return self._runs[key]
+
+
+_estimators: dict[str, StepEstimator] = {}
+
+
+def find_estimator(config: TrainConfig, *, kind: str) -> StepEstimator:
+    """Returns the estimator of a training, for all devices of a kind and all data the same one.
+
+    Raises:
+        ModelError: The model has no architecture and cannot be had.
+        ConfigError: The adapter does not fit it.
+    """
+    trainer, paths = config.trainer, config.paths
+    parts = config.model, config.adapter, trainer.precision, trainer.dropout_by, paths.cache_dir
+    key = f"{kind} {parts}"
+    if key not in _estimators:
+        made = StepEstimator(config, kind=kind)
+        while len(_estimators) >= _MOST_ESTIMATORS:
+            # The oldest.
+            del _estimators[next(iter(_estimators))]
+        _estimators[key] = made
+    return _estimators[key]
 
 
 def _draw_line(runs: Mapping[int, _Run], num_layers: int) -> _Run:
@@ -247,6 +283,7 @@ def _run(setting: StepSetting, num_layers: int) -> _Run:
     trunk = setting.model.copy(num_layers)
     with ExitStack() as stack:
         stack.enter_context(setting.model.faking())
+        stack.enter_context(bare_hashes())
         embedder = _build_embedder(setting, trunk, num_layers)
         batch, prefix = setting.workload.packs[0].build(), _build_prefix(setting, trunk)
         live = stack.enter_context(LiveMemory(_SPARSELY_WRITTEN[setting.kind]))

@@ -209,7 +209,7 @@ def test_larger_models_never_need_less(
     rich = spread(strategy, world_size, frozen=frozen, trained=trained + more)
     totals = [memory(made, gpu()).total for made in (small, wide, rich)]
     # Rounding of single tensors in this made-up inventory.
-    assert totals[0] <= min(totals[1:]) + 64
+    assert totals[0] <= min(totals[1:]) + 1024
 
 
 @given(numbers, numbers, st.integers(2, 512))

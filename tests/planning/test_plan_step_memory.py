@@ -22,9 +22,8 @@ from embedllm.models.embed_rows import embed_packs, embed_prefix
 from embedllm.models.embedder import Embedder
 from embedllm.models.token_draws import TokenDraws
 from embedllm.planning import fake_model
-from embedllm.planning.fake_model import FakeModel
 from embedllm.planning.live_memory import LiveMemory
-from embedllm.planning.step_memory import StepEstimator, StepMemory
+from embedllm.planning.step_memory import StepEstimator, StepMemory, find_estimator
 from embedllm.planning.workload import PackShape, Workload
 
 CPU = torch.device("cpu")
@@ -62,18 +61,10 @@ def tiny_train_config(family: str, adapter: AdapterConfig, **trainer: Any) -> Tr
     return replace(config, model=model, adapter=adapter, trainer=replace(config.trainer, **trainer))
 
 
-def build_estimator(config: TrainConfig, kind: str = "cpu") -> StepEstimator:
-    precision = config.trainer.precision
-    model = FakeModel(
-        config.model, config.adapter, Path("/nowhere"), kind=kind, precision=precision
-    )
-    return StepEstimator(model, config, kind=kind)
-
-
 def estimate(
     config: TrainConfig, work: Workload, *, kind: str = "cpu", **options: Any
 ) -> StepMemory:
-    return build_estimator(config, kind).estimate(work, **options)
+    return find_estimator(config, kind=kind).estimate(work, **options)
 
 
 def measure(config: TrainConfig, work: Workload, *, checkpointing: str, folder: Path) -> int:
@@ -167,10 +158,10 @@ def deepened(config: TrainConfig, num_layers: int) -> TrainConfig:
 def test_few_layers_tell_what_many_take(
     adapter: AdapterConfig, checkpointing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, work = deepened(tiny_train_config("opt", adapter), 8), workload()
+    config, work = deepened(tiny_train_config("opt", adapter), 6), workload()
     drawn = estimate(config, work, checkpointing=checkpointing)
-    monkeypatch.setattr(fake_model, "_MOST_LAYERS", 8)
-    whole = estimate(config, work, checkpointing=checkpointing)
+    monkeypatch.setattr(fake_model, "_MOST_LAYERS", 6)
+    whole = StepEstimator(config, kind="cpu").estimate(work, checkpointing=checkpointing)
     assert drawn.peak == pytest.approx(whole.peak, rel=0.01)
     assert drawn.peak_without_gradients == pytest.approx(whole.peak_without_gradients, rel=0.01)
     assert drawn.kept == pytest.approx(whole.kept, rel=0.01)
@@ -184,9 +175,9 @@ def test_one_pack_tells_what_many_take(checkpointing: str, tmp_path: Path) -> No
 
 
 def test_memory_by_checkpointing() -> None:
-    steps = build_estimator(tiny_train_config("opt", LORA))
+    config = tiny_train_config("opt", LORA)
     few, more = (
-        {mode: steps.estimate(workload(n), checkpointing=mode) for mode in MODES} for n in (8, 16)
+        {mode: estimate(config, workload(n), checkpointing=mode) for mode in MODES} for n in (8, 16)
     )
     assert few["none"].kept > 4 * few["layers"].kept > few["packs"].kept
     assert few["none"].peak > few["packs"].peak > few["all"].peak
@@ -212,17 +203,15 @@ def test_a_gpu_keeps_bytes_where_a_cpu_keeps_factors() -> None:
 
 def test_quantised_layers_make_their_matrices_anew() -> None:
     config, work = tiny_train_config("opt", LORA), workload(1, rows=2, width=8, prefix=0)
-    steps = build_estimator(config)
-    plain, nf4, int8 = (steps.estimate(work, quantization=q) for q in ("none", "nf4", "int8"))
+    plain, nf4, int8 = (estimate(config, work, quantization=q) for q in ("none", "nf4", "int8"))
     largest = 4 * 64 * 256
     assert nf4.kept == int8.kept == plain.kept
     assert 0.5 * largest < nf4.peak - plain.peak < 2.5 * largest
     packs = {
-        q: steps.estimate(work, quantization=q, checkpointing="packs") for q in ("none", "nf4")
+        q: estimate(config, work, quantization=q, checkpointing="packs") for q in ("none", "nf4")
     }
     assert packs["nf4"].peak - packs["none"].peak == pytest.approx(nf4.peak - plain.peak, rel=0.5)
-    steps = build_estimator(config, "cuda")
-    nf4, int8 = (steps.estimate(work, quantization=q) for q in ("nf4", "int8"))
+    nf4, int8 = (estimate(config, work, kind="cuda", quantization=q) for q in ("nf4", "int8"))
     # The inputs of the output and second feed-forward matrices, which nothing else keeps, and in
     # the last layer at one place of each row.
     assert int8.kept - nf4.kept > 3 * 4 * 16 * 64
@@ -230,9 +219,9 @@ def test_quantised_layers_make_their_matrices_anew() -> None:
 
 def test_accumulated_batches_keep_their_gradients() -> None:
     # Little to compute: gradients are what counts.
-    steps = build_estimator(tiny_train_config("opt", FULL))
+    config = tiny_train_config("opt", FULL)
     work = workload(1, rows=1, width=4)
-    once, twice = (steps.estimate(replace(work, num_batches=n)) for n in (1, 2))
+    once, twice = (estimate(config, replace(work, num_batches=n)) for n in (1, 2))
     assert twice.peak > once.peak
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
+
+from embedllm.random_state import set_seed
 
 
 class StepSeed(pl.Callback):
@@ -29,4 +30,4 @@ class StepSeed(pl.Callback):
         """Seeds CPU and GPU generators."""
         key = (self._seed, trainer.current_epoch, batch_idx)
         state = np.random.SeedSequence(key).generate_state(1, dtype=np.uint64)
-        torch.manual_seed(int(state[0]))
+        set_seed(int(state[0]), pl_module.device)
