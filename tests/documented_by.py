@@ -87,10 +87,6 @@ RUN_BY: Final = {
     'eval "$(sudo slurm/local-cluster.sh start)"': f"{_CLUSTER}::call_script",
     "sudo slurm/local-cluster.sh status": f"{_CLUSTER}::call_script",
     "sudo slurm/local-cluster.sh stop": f"{_CLUSTER}::call_script",
-    "sbatch --array=0-1 slurm/sweep.sbatch sweep_name=two-seeds model=opt-125m seed=1,2": (
-        f"{_JOBS}::test_an_array_of_which_one_job_is_requeued"
-    ),
-    "scancel --signal=USR1 1234": f"{_JOBS}::test_an_array_of_which_one_job_is_requeued",
     "sbatch --gpus-per-node=4 --ntasks-per-node=4 slurm/train.sbatch model=opt-2.7b "
     "strategy=deepspeed_zero2": f"{_JOBS}::test_two_ranks_are_cancelled_and_stay_so",
     "python train.py --multirun hydra/launcher=slurm strategy=auto "
@@ -103,9 +99,6 @@ RUN_BY: Final = {
     ),
     "python -m embedllm report sweep=seeds": (
         f"{_REPEATED}::test_a_killed_sweep_goes_on_and_a_failed_run_stops_no_other"
-    ),
-    "python train.py sweep=learning-rate experiment=smollm2-nli num_trials=20": (
-        f"{_SWEEPS}::test_the_learning_rate_is_searched_by_the_dev_score"
     ),
     "python train.py logger=wandb logger.project=mine logger.tags=[nli,first]": (
         f"{_LOGGED}::test_everything_about_a_run_is_there_and_a_resumed_one_goes_on_in_it"
@@ -136,6 +129,13 @@ RUN_BY_SLOW: Final = {
     "output=vectors": _JOBS_IN_TURN,
     "sbatch --nodes=2 slurm/train.sbatch strategy=deepspeed_zero2": (
         "tests/slurm/test_requeued_jobs.py::test_three_requeues_on_two_nodes"
+    ),
+    "sbatch --array=0-1 slurm/sweep.sbatch sweep_name=two-seeds model=opt-125m seed=1,2": (
+        f"{_JOBS}::test_an_array_of_which_one_job_is_requeued"
+    ),
+    "scancel --signal=USR1 1234": f"{_JOBS}::test_an_array_of_which_one_job_is_requeued",
+    "python train.py sweep=learning-rate experiment=smollm2-nli num_trials=20": (
+        f"{_SWEEPS}::test_the_learning_rate_is_searched_by_the_dev_score"
     ),
     "python train.py sweep=prompts experiment=smollm2-nli": (
         f"{_SWEEPS}::test_the_sweep_over_prompts"

@@ -139,6 +139,7 @@ def test_help_names_the_command_as_it_is_called(installed: Installed, tmp_path: 
         assert not re.search(r"train\.py|-m embedllm", described)
 
 
+@pytest.mark.slow  # Processes that load everything.
 def test_train_and_plan_in_an_empty_folder(installed: Installed, tmp_path: Path) -> None:
     words = ("train", "debug=tiny", "evaluation.before=false", "run_name=first")
     told = installed.embedllm(*words, cwd=tmp_path)

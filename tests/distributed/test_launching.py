@@ -78,9 +78,8 @@ def test_a_sweep_of_runs_with_two_processes_each(tmp_path: Path) -> None:
     assert "nowhere.csv" in failed
 
 
-@pytest.mark.parametrize(
-    "strategy", ["fsdp2", pytest.param("deepspeed_zero3", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # What ranks score together, test_scores_together.py shows of each strategy.
+@pytest.mark.parametrize("strategy", ["fsdp2", "deepspeed_zero3"])
 def test_evaluation_with_two_processes(strategy: str, tmp_path: Path) -> None:
     scores = []
     for name, extra in (("one", ()), ("two", ("devices=2", f"strategy={strategy}"))):

@@ -25,7 +25,7 @@ from embedllm import SentenceEncoder
 from embedllm.config import AdapterConfig, ModelConfig
 from embedllm.entry import with_full_keys
 from embedllm.errors import AdapterError, CheckpointError, ConfigError
-from embedllm.export import write
+from embedllm.export import sentence_transformers_folder, write
 from embedllm.export.write import relative_distance
 
 PAGE = "docs/export.md"
@@ -94,7 +94,7 @@ def test_sentence_transformers_has_to_be_new_enough(
         return found
 
     monkeypatch.setattr("importlib.metadata.version", version)
-    monkeypatch.setattr("embedllm.versions.version", version)
+    monkeypatch.setattr(sentence_transformers_folder, "installed_version", lambda name: found)
     monkeypatch.setattr(write, "load_merged", None)
     message = rf"installed: {found or 'none'}; `pip install 'embedllm\[export\]'`"
     with pytest.raises(ConfigError, match=message):

@@ -19,6 +19,7 @@ def _tiny(folder: Path) -> list[str]:
     return ["debug=tiny", f"paths.output_dir={folder}", f"paths.results_dir={folder}/store"]
 
 
+@pytest.mark.slow  # Minutes in queues.
 def test_an_array_of_which_one_job_is_requeued(cluster: Cluster, tmp_path: Path) -> None:
     command = documented(
         "sbatch --array=0-1 slurm/sweep.sbatch sweep_name=two-seeds model=opt-125m seed=1,2"

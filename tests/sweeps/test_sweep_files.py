@@ -32,6 +32,7 @@ def test_every_value_of_a_grid_composes_to_a_run_of_its_own(name: str) -> None:
     assert hydra.mode.name == "MULTIRUN"
 
 
+@pytest.mark.slow  # Several trainings.
 def test_the_learning_rate_is_searched_by_the_dev_score(tmp_path: Path) -> None:
     done = run_sweep(SEARCH, tmp_path, "num_trials=2")
     assert done.returncode == 0, done.stderr
