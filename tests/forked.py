@@ -8,6 +8,7 @@ those of a process that was started anew.
 from __future__ import annotations
 
 import atexit
+import faulthandler
 import gc
 import os
 import runpy
@@ -122,11 +123,15 @@ class Forked:
             self._process.join(timeout)
             is_late = self._process.exitcode is None
             if is_late:
+                # Where each of its threads is, at the end of what it said.
+                self.send_signal(signal.SIGUSR2)
+                time.sleep(1)
                 self._process.kill()
                 self._process.join()
             streams = (self._out, self._error)
             out, error = (p.read_text(encoding="utf-8") if p.is_file() else "" for p in streams)
             if is_late:
+                sys.stderr.write(error[-10_000:])
                 raise subprocess.TimeoutExpired(self._words, timeout, out, error)
             code = self._process.exitcode
             assert code is not None
@@ -197,6 +202,7 @@ def _run(
         # Where both go to one file, each writes behind the other.
         with path.open("ab", buffering=0) as file:
             os.dup2(file.fileno(), stream.fileno())
+    faulthandler.register(signal.SIGUSR2)
     kind, *rest = words
     try:
         if kind == "-m":
