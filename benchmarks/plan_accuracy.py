@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -284,7 +285,7 @@ def measure(overrides: Sequence[str], num_processes: int) -> dict[str, int]:
 def find_error(said: str) -> str:
     """Returns the line of an error stream that says what went wrong."""
     lines = [line for line in said.splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line or line.startswith("error:")]
+    errors = [line for line in lines if re.search("Error|Exception|^error:", line)]
     return (errors or lines or ["no message"])[-1].strip()
 
 

