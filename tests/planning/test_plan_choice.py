@@ -135,6 +135,15 @@ def planner() -> Planner:
     return Planner(config, gpu(), work)
 
 
+def test_planners_of_one_training_share_its_model(planner: Planner) -> None:
+    def other(*overrides: str) -> Planner:
+        return Planner(tiny(*overrides), gpu(10), planner.workload)
+
+    assert other("trainer.devices=4", "seed=1").model is planner.model
+    for change in ("trainer.precision=bf16-mixed", "adapter=full", "model.dtype=float16"):
+        assert other(change).model is not planner.model
+
+
 def test_the_border_of_what_fits(planner: Planner) -> None:
     way = Way(StrategyConfig("single"), "none", "packs")
     exact = border(planner, way)

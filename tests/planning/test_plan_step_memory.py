@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from embedllm.models.checkpointing import checkpoint_layers
 from embedllm.models.embed_rows import embed_packs, embed_prefix
 from embedllm.models.embedder import Embedder
 from embedllm.models.token_draws import TokenDraws
-from embedllm.planning import fake_model
+from embedllm.planning import fake_model, step_memory
 from embedllm.planning.live_memory import LiveMemory
 from embedllm.planning.step_memory import StepEstimator, StepMemory, find_estimator
 from embedllm.planning.workload import PackShape, Workload
@@ -172,6 +173,15 @@ def test_one_pack_tells_what_many_take(checkpointing: str, tmp_path: Path) -> No
     config, work = tiny_train_config("opt", LORA), workload(6)
     real = measure(config, work, checkpointing=checkpointing, folder=tmp_path)
     assert estimate(config, work, checkpointing=checkpointing).peak == pytest.approx(real, rel=0.02)
+
+
+def test_hashes_that_are_left_out_take_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, work = tiny_train_config("opt", LORA), workload()
+    found = estimate(config, work)
+    asked = []
+    monkeypatch.setattr(step_memory, "bare_hashes", lambda: nullcontext(asked.append(True)))
+    assert StepEstimator(config, kind="cpu").estimate(work) == found
+    assert asked
 
 
 def test_memory_by_checkpointing() -> None:
