@@ -136,7 +136,7 @@ def run_child(options: argparse.Namespace) -> None:
                 "run_name=run",
                 f"trainer.max_steps={options.steps}",
                 f"trainer.checkpoint_every_n_steps={options.steps + 1}",
-                f"data.max_examples={options.steps * options.batch}",
+                "trainer.max_epochs=1000",
             ],
         )
     )

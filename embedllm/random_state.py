@@ -14,12 +14,15 @@ import torch
 
 
 def set_seed(seed: int, device: torch.device) -> None:
-    """Seeds the generator of the host, and of the device if it is a GPU.
+    """Seeds the generators of the host and of a device.
 
     Args:
         seed: The seed, 0 to 2^64 - 1.
         device: Where tensors are drawn beside the host.
     """
+    if device.type not in ("cpu", "meta", "cuda"):
+        torch.manual_seed(seed)
+        return
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         with torch.cuda.device(device):
@@ -28,6 +31,6 @@ def set_seed(seed: int, device: torch.device) -> None:
 
 @contextmanager
 def kept_state(device: torch.device) -> Iterator[None]:
-    """Sets the same generators back, behind the block, to where they were."""
+    """Sets the generators of the host and of a GPU back, behind the block, to where they were."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
