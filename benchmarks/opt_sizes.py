@@ -31,7 +31,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from plan_accuracy import GIB, MALLOC, composed, find_error, peak_memory
+from plan_accuracy import GIB, MALLOC, composed, find_error, peak_memory, train_watched
 from side_by_side import to_table, write_record
 
 from embedllm.config import PlanConfig
@@ -39,7 +39,6 @@ from embedllm.entry import to_typed
 from embedllm.errors import EmbedllmError
 from embedllm.planning.answers import plan
 from embedllm.planning.train_command import fixed_choices, train_arguments
-from embedllm.training import fit, runner
 
 MODELS = ("opt-1.3b", "opt-2.7b", "opt-6.7b", "opt-13b", "opt-30b", "opt-66b")
 HEADER = [
@@ -152,16 +151,7 @@ def run_child(options: argparse.Namespace) -> None:
         "planned_parts": vars(best.memory),
         "planned_seconds": best.time.total if best.time else None,
     }
-    build_trainer = fit._build_trainer
-    start = time.perf_counter()
-
-    def build(*arguments: Any) -> pl.Trainer:
-        trainer = build_trainer(*arguments)
-        trainer.callbacks.append(_Watch(row, options, start))  # type: ignore[attr-defined]
-        return trainer
-
-    fit._build_trainer = build
-    runner.train(config, Path(config.paths.output_dir) / "run")
+    train_watched(config, _Watch(row, options, time.perf_counter()))
 
 
 class _Watch(pl.Callback):

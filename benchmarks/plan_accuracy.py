@@ -39,7 +39,7 @@ import torch.distributed as dist
 from hydra import compose, initialize_config_dir
 from side_by_side import to_table, write_record
 
-from embedllm.config import PlanConfig
+from embedllm.config import PlanConfig, TrainConfig
 from embedllm.distributed import is_joined, joined
 from embedllm.entry import CONF_DIR, register, to_typed
 from embedllm.planning.answers import build_planner
@@ -298,15 +298,19 @@ def run_child(overrides: Sequence[str], record: Path) -> None:
         "run_name=run",
     ]
     config = to_typed(composed("train", [*overrides, *steps]))
+    train_watched(config, _NotePeak(record))
+
+
+def train_watched(config: TrainConfig, callback: pl.Callback) -> None:
+    """Runs a training as `train.py` does, with one more callback behind all others."""
     build_trainer = fit._build_trainer
 
     def build(*arguments: Any) -> pl.Trainer:
         trainer = build_trainer(*arguments)
-        trainer.callbacks.append(_NotePeak(record))  # type: ignore[attr-defined]
+        trainer.callbacks.append(callback)  # type: ignore[attr-defined]
         return trainer
 
     fit._build_trainer = build
-    # As train.py does.
     is_library_with_group = config.strategy.name in ("deepspeed", "fsdp2")
     with joined(timeout_seconds=60, even_alone=is_library_with_group):
         runner.train(config, Path(config.paths.output_dir) / "run")

@@ -13,7 +13,7 @@ from embedllm.config import TrainConfig
 from embedllm.planning.cost import Flops, StepTime, count_flops, count_traffic, estimate_time
 from embedllm.planning.hardware import GIB, Hardware
 from embedllm.planning.sharding import Memory, Spread
-from embedllm.planning.step_memory import find_estimator
+from embedllm.planning.step_memory import StepEstimator
 from embedllm.planning.ways import Way, list_ways
 from embedllm.planning.workload import Workload
 
@@ -24,6 +24,7 @@ _MOST_EXAMPLES: Final = 2**16
 _SMALL_PACK: Final = 1024
 _PACK_STEP: Final = 256
 _NUM_CHORDS: Final = 2
+_MOST_ESTIMATORS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -242,3 +243,25 @@ class Planner:
         if self.hardware.kind == "cuda" and of_host is not None and host > of_host:
             return f"{(host - of_host) / GIB:.1f} GiB too much for the host"
         return ""
+
+
+_estimators: dict[str, StepEstimator] = {}
+
+
+def find_estimator(config: TrainConfig, *, kind: str) -> StepEstimator:
+    """Returns the estimator of a training, for all devices of a kind and all data the same one.
+
+    Raises:
+        ModelError: The model has no architecture and cannot be had.
+        ConfigError: The adapter does not fit it.
+    """
+    trainer, paths = config.trainer, config.paths
+    parts = config.model, config.adapter, trainer.precision, trainer.dropout_by, paths.cache_dir
+    key = f"{kind} {parts}"
+    if key not in _estimators:
+        made = StepEstimator(config, kind=kind)
+        while len(_estimators) >= _MOST_ESTIMATORS:
+            # The oldest.
+            del _estimators[next(iter(_estimators))]
+        _estimators[key] = made
+    return _estimators[key]

@@ -43,7 +43,6 @@ _SPARSELY_WRITTEN: Final = {
 }
 _FORWARD, _TURN = "forward", "turn"
 _TOP, _MIDDLE, _BOTTOM = "top", "middle", "bottom"
-_MOST_ESTIMATORS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -237,28 +236,6 @@ class StepEstimator:
             runs = {number: _run(setting, number) for number in self.model.runnable_layers}
             self._runs[key] = _draw_line(runs, self.model.inventory.num_layers)
         return self._runs[key]
-
-
-_estimators: dict[str, StepEstimator] = {}
-
-
-def find_estimator(config: TrainConfig, *, kind: str) -> StepEstimator:
-    """Returns the estimator of a training, for all devices of a kind and all data the same one.
-
-    Raises:
-        ModelError: The model has no architecture and cannot be had.
-        ConfigError: The adapter does not fit it.
-    """
-    trainer, paths = config.trainer, config.paths
-    parts = config.model, config.adapter, trainer.precision, trainer.dropout_by, paths.cache_dir
-    key = f"{kind} {parts}"
-    if key not in _estimators:
-        made = StepEstimator(config, kind=kind)
-        while len(_estimators) >= _MOST_ESTIMATORS:
-            # The oldest.
-            del _estimators[next(iter(_estimators))]
-        _estimators[key] = made
-    return _estimators[key]
 
 
 def _draw_line(runs: Mapping[int, _Run], num_layers: int) -> _Run:

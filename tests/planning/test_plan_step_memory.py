@@ -24,7 +24,8 @@ from embedllm.models.embedder import Embedder
 from embedllm.models.token_draws import TokenDraws
 from embedllm.planning import fake_model, step_memory
 from embedllm.planning.live_memory import LiveMemory
-from embedllm.planning.step_memory import StepEstimator, StepMemory, find_estimator
+from embedllm.planning.planner import find_estimator
+from embedllm.planning.step_memory import StepEstimator, StepMemory
 from embedllm.planning.workload import PackShape, Workload
 
 CPU = torch.device("cpu")
